@@ -1,0 +1,139 @@
+"""Stratified assignment: groups and splits that do not differ in anything but what the scenario declares.
+
+Within bins of severity and subject magnitude every group gets its share (as in SimBA, ``generate_data/
+define_stratified_distributions.py``, but no row is dropped); then pairs from the same bin are swapped while that
+brings the groups' means nearer to each other, a form of rerandomisation (Morgan and Rubin 2012).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from .cohort import SPLITS
+
+_TOLERANCE = 1e-9
+
+
+def balance(table: pd.DataFrame, scenario) -> pd.DataFrame:
+    """Standardised mean differences between groups and between splits, within class.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As drawn by :meth:`Scenario.draw`.
+    scenario : Scenario
+        Names the attributes and latents.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per class, latent and comparison: ``disease, comparison, latent, smd``. ``smd`` is the difference of
+        the two means over the standard deviation of the latent in that class. Comparisons with an empty side are left out.
+    """
+    rows = []
+    for y, part in table.groupby("disease"):
+        values = part[list(scenario.balanced_latents)].to_numpy()
+        sd = values.std(axis=0, ddof=1) if len(part) > 1 else np.full(values.shape[1], np.nan)
+        sides = {f"{name}: 1 - 0": (part[name] == 1, part[name] == 0) for name in scenario.attribute_names}
+        sides |= {f"split: {a} - {b}": (part["split"] == a, part["split"] == b)
+                  for i, a in enumerate(SPLITS) for b in SPLITS[i + 1:]}
+        for comparison, (one, other) in sides.items():
+            if one.any() and other.any():
+                smd = (values[one.to_numpy()].mean(0) - values[other.to_numpy()].mean(0)) / sd
+                rows += [(y, comparison, latent, s) for latent, s in zip(scenario.balanced_latents, smd, strict=True)]
+    return pd.DataFrame(rows, columns=["disease", "comparison", "latent", "smd"])
+
+
+def assign(latents, blocks, shares, rng, stratify) -> np.ndarray:
+    """Assign each row to a cell with the given shares, balanced on the latents inside every block."""
+    shares = np.asarray(shares, dtype=float)
+    if not stratify:
+        return rng.permutation(np.repeat(np.arange(len(shares)), quotas(shares, len(latents))))
+    cell = np.zeros(len(latents), dtype=int)
+    seen, given = 0, np.zeros(len(shares), dtype=int)
+    for block in np.unique(blocks):
+        rows = np.flatnonzero(blocks == block)
+        # Quotas of the blocks so far, less what earlier blocks got: totals over the blocks stay exact.
+        counts = quotas(shares, seen + len(rows)) - given
+        if counts.min() < 0:
+            counts = quotas(shares, len(rows))
+        seen, given = seen + len(rows), given + counts
+        order, ordered_strata = _strata(latents[rows], rng)
+        cell[rows[order]] = _spread(counts, rng)
+        strata = np.empty(len(rows), dtype=int)
+        strata[order] = ordered_strata
+        cell[rows] = _swap(latents[rows], strata, cell[rows], len(shares), rng)
+    if len(np.unique(blocks)) > 1:
+        cell = _swap(latents, blocks * 10_000, cell, len(shares), rng)
+    return cell
+
+
+def _strata(latents, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Order rows by bins of severity (first column) and, inside, of subject magnitude (last); random within a bin."""
+    n = len(latents)
+    bins = int(np.clip(np.sqrt(n / 10), 1, 10))
+    severity_bin = np.argsort(np.argsort(latents[:, 0])) * bins // n
+    norm_bin = np.zeros(n, dtype=int)
+    for b in range(bins):
+        rows = np.flatnonzero(severity_bin == b)
+        norm_bin[rows] = np.argsort(np.argsort(latents[rows, -1])) * bins // max(len(rows), 1)
+    stratum = severity_bin * bins + norm_bin
+    order = np.lexsort((rng.random(n), stratum))
+    return order, stratum[order]
+
+
+def _spread(counts, rng) -> np.ndarray:
+    """A sequence of cells, exact in total and as even as possible in every run of consecutive places."""
+    places = np.concatenate([(np.arange(c) + rng.random()) / c for c in counts if c])
+    cells = np.repeat(np.arange(len(counts)), counts)
+    return cells[np.argsort(places, kind="stable")]
+
+
+def _swap(latents, strata, cell, n_cells, rng, rounds: int = 400, proposals: int = 256) -> np.ndarray:
+    """Swap pairs from the same stratum while that brings the cells' means nearer to each other.
+
+    The seeded choice among many assignments: each accepted swap keeps every count in every stratum.
+    """
+    n = len(latents)
+    sd = latents.std(axis=0)
+    z = (latents - latents.mean(axis=0)) / np.where(sd > 0, sd, 1)
+    cell = cell.copy()
+    counts = np.bincount(cell, minlength=n_cells)
+    if n < 4 or (counts > 0).sum() < 2:
+        return cell
+    sums = np.zeros((n_cells, z.shape[1]))
+    np.add.at(sums, cell, z)
+    weight = counts / n
+    by_stratum = np.argsort(strata, kind="stable")
+    sorted_strata = strata[by_stratum]
+    first = np.searchsorted(sorted_strata, sorted_strata, "left")
+    size = np.searchsorted(sorted_strata, sorted_strata, "right") - first
+    safe = np.maximum(counts, 1)[:, None]
+    for _ in range(rounds):
+        means = sums / safe
+        if (weight[:, None] * means**2).max() < 1e-6:
+            break
+        place = rng.integers(0, n, proposals)
+        other = first[place] + (rng.random(proposals) * size[place]).astype(int)
+        i, j = by_stratum[place], by_stratum[other]
+        a, b = cell[i], cell[j]
+        delta = z[j] - z[i]
+        change = (weight[a, None] * ((means[a] + delta / safe[a]) ** 2 - means[a] ** 2)
+                  + weight[b, None] * ((means[b] - delta / safe[b]) ** 2 - means[b] ** 2)).sum(axis=1)
+        change[a == b] = 0
+        best = int(np.argmin(change))
+        if change[best] < 0:
+            sums[a[best]] += delta[best]
+            sums[b[best]] -= delta[best]
+            cell[i[best]], cell[j[best]] = b[best], a[best]
+    return cell
+
+
+def quotas(shares, n: int) -> np.ndarray:
+    """Whole numbers that sum to ``n`` and lie nearest to ``shares * n`` (largest remainder)."""
+    exact = np.asarray(shares, dtype=float) * n
+    whole = np.floor(exact + _TOLERANCE).astype(int)
+    rest = n - whole.sum()
+    whole[np.argsort(-(exact - whole), kind="stable")[:rest]] += 1
+    return whole
