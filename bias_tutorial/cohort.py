@@ -127,7 +127,8 @@ def check_table(table: pd.DataFrame, schema: Schema) -> None:
             raise ValueError(f"column '{column}' is missing; the table has {', '.join(map(str, table.columns))}")
     doubled = table["image_id"][table["image_id"].duplicated()]
     if len(doubled):
-        raise ValueError(f"column 'image_id': '{doubled.iloc[0]}' stands in {(table['image_id'] == doubled.iloc[0]).sum()} rows")
+        times = (table["image_id"] == doubled.iloc[0]).sum()
+        raise ValueError(f"column 'image_id': '{doubled.iloc[0]}' stands in {times} rows, expected one")
     for column, values in {"split": SPLITS, **schema.targets, **schema.attributes}.items():
         present = table[column]
         wrong = present[~(present.isin(values) | (present.isna() & (column != "split")))]

@@ -133,7 +133,7 @@ class Scenario:
         if min(self.class_shares) <= 0:
             raise ValueError(f"every class needs a share above 0, got class_shares={tuple(self.class_shares)}")
         if len(self.split_shares) != len(SPLITS):
-            raise ValueError(f"split_shares needs {len(SPLITS)} values ({', '.join(SPLITS)}), got {len(self.split_shares)}")
+            raise ValueError(f"split_shares needs one value for each of {', '.join(SPLITS)}, got {self.split_shares}")
         n_classes = len(self.class_shares)
         if len(self.severity_means) != n_classes:
             raise ValueError(f"severity_means has {len(self.severity_means)} values for {n_classes} classes")
@@ -144,7 +144,7 @@ class Scenario:
                              f"got {self.subject_modes} and {self.subject_bound}")
         if len(set(self.attribute_names)) != len(self.attributes):
             raise ValueError(f"attribute names must differ, got {list(self.attribute_names)}")
-        reserved = set(self.attribute_names) & {"image_id", "patient_id", "split", "disease", "severity", "subject_norm"}
+        reserved = set(self.attribute_names) & {"image_id", "patient_id", "split", "disease", *self.latent_names}
         if reserved:
             raise ValueError(f"attribute name '{sorted(reserved)[0]}' is used for another column")
         for attribute in self.attributes:
@@ -194,8 +194,8 @@ class Scenario:
         for k, attribute in enumerate(self.attributes):
             margin = np.moveaxis(table, k + 1, -1)[..., 1].reshape(n_classes, -1).sum(1)
             if np.abs(margin - attribute.prevalence).max() > 1e-6:
-                raise ValueError(f"joint gives attribute '{attribute.name}' the prevalences {margin.round(4).tolist()}, "
-                                 f"but it declares {list(attribute.prevalence)}")
+                raise ValueError(f"joint gives attribute '{attribute.name}' the prevalences "
+                                 f"{margin.round(4).tolist()}, but it declares {list(attribute.prevalence)}")
         return table
 
     def at(self, p: float) -> Scenario:
@@ -317,8 +317,8 @@ def _check_counts(scenario: Scenario, n: int) -> None:
     for y, per_class in enumerate(quotas(scenario.class_shares, n)):
         wanted = joint[y] > 0
         if per_class < wanted.sum():
-            raise ValueError(f"n={n} leaves {per_class} subjects for class {y}, but scenario '{scenario.name}' declares "
-                             f"{wanted.sum()} groups there; use a larger n")
+            raise ValueError(f"n={n} leaves {per_class} subjects for class {y}, but scenario '{scenario.name}' "
+                             f"declares {wanted.sum()} groups there; use a larger n")
 
 
 def _as_tuples(nested):

@@ -29,7 +29,8 @@ def balance(table: pd.DataFrame, scenario) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per class, latent and comparison: ``disease, comparison, latent, smd``. ``smd`` is the difference of
-        the two means over the standard deviation of the latent in that class. Comparisons with an empty side are left out.
+        the two means over the standard deviation of the latent in that class. Comparisons with an empty side are
+        left out.
     """
     rows = []
     for y, part in table.groupby("disease"):
@@ -50,7 +51,7 @@ def assign(latents, blocks, shares, rng, stratify) -> np.ndarray:
     shares = np.asarray(shares, dtype=float)
     if not stratify:
         return rng.permutation(np.repeat(np.arange(len(shares)), quotas(shares, len(latents))))
-    cell = np.zeros(len(latents), dtype=int)
+    cell, strata = np.zeros(len(latents), dtype=int), np.zeros(len(latents), dtype=int)
     seen, given = 0, np.zeros(len(shares), dtype=int)
     for block in np.unique(blocks):
         rows = np.flatnonzero(blocks == block)
@@ -59,13 +60,12 @@ def assign(latents, blocks, shares, rng, stratify) -> np.ndarray:
         if counts.min() < 0:
             counts = quotas(shares, len(rows))
         seen, given = seen + len(rows), given + counts
-        order, ordered_strata = _strata(latents[rows], rng)
+        order, strata_in_order = _strata(latents[rows], rng)
         cell[rows[order]] = _spread(counts, rng)
-        strata = np.empty(len(rows), dtype=int)
-        strata[order] = ordered_strata
-        cell[rows] = _swap(latents[rows], strata, cell[rows], len(shares), rng)
-    if len(np.unique(blocks)) > 1:
-        cell = _swap(latents, blocks * 10_000, cell, len(shares), rng)
+        strata[rows[order]] = block * 1_000 + strata_in_order
+        cell[rows] = _swap(latents[rows], strata[rows], cell[rows], len(shares), rng)
+    if len(np.unique(blocks)) > 1:  # once more over all blocks together, so that their small rests cancel
+        cell = _swap(latents, strata, cell, len(shares), rng)
     return cell
 
 

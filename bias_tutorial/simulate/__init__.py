@@ -1,0 +1,78 @@
+"""Cohorts whose truth is known, and their counterfactual twins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..cohort import Cohort
+from ..scenario import Scenario
+from .brain import brain, drawn_table, render, schema
+
+__all__ = ["brain", "counterfactual", "drawn_table", "remake", "render"]
+
+
+def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohort:
+    """The same subjects with bias effects off (0) or on (1), everything else identical to the last bit.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Simulated; also after saving, loading, or taking a subset.
+    workers : int
+        Processes.
+    **attributes : int
+        0 or 1 for each attribute to change. A subject given an effect it did not carry gets the strength it would
+        have had.
+
+    Returns
+    -------
+    Cohort
+        Twins in the same order, same ``image_id``, same noise.
+
+    Raises
+    ------
+    ValueError
+        For a cohort that was not simulated, an attribute it does not have, or a value other than 0 or 1.
+    """
+    scenario = _scenario(cohort.meta)
+    for name, value in attributes.items():
+        if name not in scenario.attribute_names:
+            raise ValueError(f"the cohort has no attribute '{name}', "
+                             f"expected one of {', '.join(scenario.attribute_names) or 'none: its design has no bias'}")
+        if value not in (0, 1):
+            raise ValueError(f"attribute '{name}' can be set to 0 or 1, got {value!r}")
+    changes = {**cohort.meta["counterfactual"], **{k: int(v) for k, v in attributes.items()}}
+    return _make({**cohort.meta, "counterfactual": changes}, cohort.table["image_id"], workers)
+
+
+def remake(meta: dict[str, Any], image_ids=None, workers: int = 1) -> Cohort:
+    """Make a simulated cohort again from its ``meta``, bit for bit on the same platform.
+
+    Parameters
+    ----------
+    meta : dict
+        ``Cohort.meta``.
+    image_ids : sequence of str, optional
+        The images wanted, in order; all if not given.
+    workers : int
+        Processes.
+    """
+    _scenario(meta)
+    return _make(meta, image_ids, workers)
+
+
+def _make(meta, image_ids, workers) -> Cohort:
+    table = drawn_table(meta)
+    rows = np.arange(len(table)) if image_ids is None else table.index.get_indexer_for(
+        table.reset_index().set_index("image_id").loc[list(image_ids), "index"])
+    return Cohort(render(meta, rows, workers=workers), table.iloc[rows].reset_index(drop=True),
+                  schema(_scenario(meta)), meta=dict(meta))
+
+
+def _scenario(meta: dict[str, Any]) -> Scenario:
+    if meta.get("simulator") != "brain":
+        raise ValueError("this cohort was not simulated, so nobody knows what its images would look like otherwise: "
+                         "counterfactual twins and remaking need a cohort made by bias_tutorial.simulate")
+    return Scenario.from_dict(meta["scenario"])
