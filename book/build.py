@@ -1,0 +1,181 @@
+"""Build the book: run the chapters, render them, check the pages.
+
+    python book/build.py [--chapter 01]
+
+Results land in ``book/_build``: ``executed/`` (notebooks with their outputs), ``html/`` and ``runtimes.json``. A chapter
+runs again only when something it depends on changed; every page is rendered and checked each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import checks
+import nbformat
+import yaml
+from execution import BuildError, Measured, cache_key, cached, execute, header, write_atomic
+
+RECORD_MIME = "application/vnd.bias-tutorial+json"
+SHARED = ("_config.yml", "_toc.yml", "_ext", "_static")
+
+
+@dataclass(frozen=True)
+class Book:
+    """Where things are, given the folder of the repository."""
+
+    root: Path
+
+    @property
+    def source(self) -> Path:
+        return self.root / "book"
+
+    @property
+    def build(self) -> Path:
+        return self.source / "_build"
+
+    def pages(self) -> list[str]:
+        """Every page of the table of contents, without suffix, in order."""
+        toc = yaml.safe_load((self.source / "_toc.yml").read_text(encoding="utf-8"))
+        entries = [entry for part in [toc, *toc.get("parts", [])] for entry in part.get("chapters", [])]
+        return [toc["root"], *(entry["file"] for entry in entries)]
+
+    def file(self, page: str) -> Path:
+        """The source of a page: a notebook or a Markdown file."""
+        for suffix in (".ipynb", ".md"):
+            if (path := self.source / f"{page}{suffix}").exists():
+                return path
+        raise BuildError(f"book/_toc.yml names {page!r}, but there is no book/{page}.ipynb or book/{page}.md")
+
+    def chapters(self) -> list[Path]:
+        """The notebooks of the table of contents, in order."""
+        return [path for path in map(self.file, self.pages()) if path.suffix == ".ipynb"]
+
+
+def select(chapters: list[Path], wanted: str | None) -> list[Path]:
+    """The chapters to run: all, or the one whose name starts with `wanted`."""
+    if not wanted:
+        return chapters
+    chosen = [path for path in chapters if path.name.startswith(wanted)]
+    if not chosen:
+        raise BuildError(f"There is no chapter {wanted!r}. Chapters: {', '.join(path.stem for path in chapters)}")
+    return chosen
+
+
+def staged(notebook, measured: Measured | None):
+    """A notebook as the page shows it: with the measured header under its title and without the recorded values."""
+    first = notebook.cells[0]
+    title, _, rest = first.source.partition("\n")
+    if first.cell_type != "markdown" or not re.match(r"# \S", title):
+        raise BuildError("The first cell of a chapter must be Markdown and start with its title, '# ...'")
+    first.source = f"{title}\n\n{header(notebook, measured)}\n{rest}"
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(RECORD_MIME, None)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.output_type not in ("display_data", "execute_result") or o.data]
+    notebook.metadata.pop("widgets", None)
+    return notebook
+
+
+def stage(book: Book, measured: dict[str, Measured]) -> Path:
+    """Copy the sources to ``_build/stage``, with each chapter's run in the place of its bare notebook."""
+    target = book.build / "stage"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    bibliography = yaml.safe_load((book.source / "_config.yml").read_text(encoding="utf-8")).get("bibtex_bibfiles", [])
+    for name in (*SHARED, *bibliography):
+        source = book.source / name
+        shutil.copytree(source, target / name) if source.is_dir() else shutil.copy(source, target / name)
+    for page in book.pages():
+        source = book.file(page)
+        out = target / source.relative_to(book.source)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".md":
+            shutil.copy(source, out)
+            continue
+        run = measured.get(source.stem)
+        try:
+            notebook = staged(nbformat.read(book.build / "executed" / source.name if run else source, as_version=4), run)
+        except BuildError as error:
+            raise BuildError(f"{source.name}: {error}") from None
+        nbformat.write(notebook, out)
+    return target
+
+
+def render(book: Book, source: Path) -> Path:
+    """Run Jupyter Book on the staged sources, from nothing, with every warning an error; returns the HTML folder."""
+    html = book.build / "html"
+    for folder in (html, book.build / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+    # The entry point, not `-m`: `jupyter_book` has no __main__. Relative paths in _config.yml start at the stage.
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".",
+               "--path-output", str(book.source), "-W", "--keep-going", "-q"]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "_ext"})
+    if done.returncode:
+        shutil.rmtree(html, ignore_errors=True)  # a page of a failed build must not pass for a good one
+        raise BuildError(f"Jupyter Book reports:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+    for chapter in book.chapters():  # the download button hands out the notebook to work with, not the printed one
+        shutil.copy(chapter, html / "_sources" / chapter.relative_to(book.source))
+    return html
+
+
+def report(book: Book, measured: dict[str, Measured], fresh: set[str]) -> None:
+    """Write ``runtimes.json`` and print how long each chapter took, how much memory, and where to open the book."""
+    write_atomic(book.build / "runtimes.json", json.dumps([asdict(m) for m in measured.values()], indent=1))
+    print(f"\n{'chapter':<28}{'seconds':>9}{'peak MiB':>10}")
+    for name, run in measured.items():
+        print(f"{name:<28}{run.seconds:>9.1f}{run.peak_mib:>10.0f}  {'' if name in fresh else '(unchanged, from the cache)'}")
+    print(f"\nOpen the book: {(book.build / 'html' / 'index.html').as_uri()}")
+
+
+def check_claims(book: Book, chapters: list[Path]) -> None:
+    """Tie every number in the prose to a stored value (``bias_tutorial.claims``); any other number stops the build."""
+    done = subprocess.run([sys.executable, "-m", "bias_tutorial.claims", "check", *map(str, chapters)], cwd=book.root)
+    if done.returncode:
+        raise BuildError("A number in the prose is not backed by a run (see above).")
+
+
+def build(book: Book, wanted: str | None = None) -> None:
+    """Run, render and check; raises :class:`BuildError` at the first stage that fails."""
+    chapters, executed = book.chapters(), book.build / "executed"
+    chosen, measured, fresh = select(chapters, wanted), {}, set()
+    for chapter in chapters:
+        if chapter in chosen:
+            print(f"{chapter.stem}: ", end="", flush=True)
+            measured[chapter.stem], ran = execute(book.root, chapter, executed)
+            fresh |= {chapter.stem} if ran else set()
+            print(f"ran in {measured[chapter.stem].seconds:.0f} s" if ran else "nothing changed since its last run")
+        elif known := cached(executed, chapter, cache_key(book.root, chapter)):
+            measured[chapter.stem] = known
+    html = render(book, stage(book, measured))
+    faults = checks.check_pages(html, book.pages())
+    if faults:
+        raise BuildError("The pages are not right:\n" + "\n".join(faults))
+    check_claims(book, [executed / path.name for path in chapters if path.stem in measured])
+    report(book, measured, fresh)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 0 when the book is built and right, 1 with the reason otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chapter", help="run only the chapter whose file name starts so, such as 01")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    try:
+        build(Book(options.root.resolve()), options.chapter)
+    except BuildError as error:
+        print(f"\nThe book was not built. {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

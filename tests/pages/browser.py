@@ -1,0 +1,53 @@
+"""A Chromium that has no network, and pages that remember every fault they show."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HTML = Path(os.environ.get("BOOK_HTML", Path(__file__).resolve().parents[2] / "book" / "_build" / "html"))
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 375, "height": 812}}
+LOCAL = ("file:", "data:", "blob:", "about:")
+
+
+def chromium() -> str | None:
+    """Path of a Chromium or Chrome: the variable CHROMIUM, or the first one on PATH; None without one."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def pages() -> list[str]:
+    """Every page of the built book, as a path below its folder."""
+    found = (path.relative_to(HTML) for path in HTML.rglob("*.html"))
+    return sorted(path.as_posix() for path in found if "_static" not in path.parts)
+
+
+@dataclass
+class Faults:
+    """What went wrong on a page while it was open."""
+
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def watch(self, page) -> None:
+        """Record requests that leave the book, console errors, script errors and files that could not be read."""
+        page.on("request", lambda r: None if r.url.startswith(LOCAL) else self.requests.append(r.url))
+        page.on("requestfailed", lambda r: self.errors.append(f"could not load {r.url}: {r.failure}"))
+        page.on("console", lambda m: self.errors.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda e: self.errors.append(f"script: {e}"))
+
+
+def open_page(browser, name: str, size: str = "desktop", theme: str = "light", query: str = ""):
+    """A page of the book in a fresh context without network; returns the page and its :class:`Faults`."""
+    context = browser.new_context(viewport=SIZES[size], offline=True, has_touch=size == "phone", reduced_motion="reduce")
+    context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}');")
+    page, faults = context.new_page(), Faults()
+    faults.watch(page)
+    page.goto((HTML / name).as_uri() + query, wait_until="load")
+    page.wait_for_function("!window.MathJax || !MathJax.startup || !MathJax.startup.promise ||"
+                           "MathJax.startup.promise.then(() => true)")
+    return page, faults
