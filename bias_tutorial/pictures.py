@@ -110,8 +110,8 @@ def regions(image: np.ndarray, masks: Mapping[str, np.ndarray], what: str = "Sli
         return Figure(figure, f"{what}. {'; '.join(texts)}.")
 
 
-def displacement(image: np.ndarray, field: np.ndarray, step: int = 5, unit: str = "pixels",
-                 what: str = "Displacement field") -> Figure:
+def displacement(image: np.ndarray, field: np.ndarray, step: int = 5, margin: int | None = None,
+                 unit: str = "pixels", what: str = "Displacement field") -> Figure:
     """Draw a slice with arrows that show where its points move, drawn to scale.
 
     Parameters
@@ -122,6 +122,8 @@ def displacement(image: np.ndarray, field: np.ndarray, step: int = 5, unit: str 
         Displacement along rows and columns, in pixels.
     step : int
         One arrow every ``step`` pixels; arrows shorter than a tenth of the longest are left out.
+    margin : int, optional
+        Show only the part that moves and this many pixels around it; by default the whole slice.
     unit : str
         Name of the unit in the text.
 
@@ -138,11 +140,17 @@ def displacement(image: np.ndarray, field: np.ndarray, step: int = 5, unit: str 
     y, x = np.mgrid[step // 2 : image.shape[0] : step, step // 2 : image.shape[1] : step]
     drawn = length[y, x] >= max(0.1 * length.max(), 1e-6)
     y, x = y[drawn], x[drawn]
+    rows, columns = (np.flatnonzero((length >= 0.1 * length.max()).any(axis=k)) for k in (1, 0))
+    if margin is None:
+        rows, columns, margin = range(image.shape[0]), range(image.shape[1]), 0
+    top, bottom = max(rows[0] - margin, 0) - 0.5, min(rows[-1] + margin, image.shape[0] - 1) + 0.5
+    left, right = max(columns[0] - margin, 0) - 0.5, min(columns[-1] + margin, image.shape[1] - 1) + 0.5
     with style():
-        figure = Canvas(figsize=(WIDTH, 0.62 * WIDTH * image.shape[0] / image.shape[1]))
+        figure = Canvas(figsize=(WIDTH, 0.62 * WIDTH * (bottom - top) / (right - left)))
         axes = figure.add_subplot()
         axes.axis("off")
         axes.imshow(image, vmin=0, vmax=1)
+        axes.set(xlim=(left, right), ylim=(bottom, top))
         axes.quiver(x, y, field[1, y, x], field[0, y, x], angles="xy", scale_units="xy", scale=1, width=0.007,
                     color="white", edgecolor="black", linewidth=0.5)
         return Figure(figure, f"{what}. The longest displacement is {number(length.max(), 2)} {unit}, at row {row}, "

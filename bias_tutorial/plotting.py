@@ -40,7 +40,7 @@ def style():
     >>> from matplotlib.figure import Figure as Canvas
     >>> with style():
     ...     canvas = Canvas()
-    >>> canvas.get_figwidth()
+    >>> float(canvas.get_figwidth())
     5.0
     """
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color",
@@ -188,6 +188,7 @@ def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None
     """
     if not 1 <= len(series) <= len(PALETTE):
         raise ValueError(f"lines draws 1 to {len(PALETTE)} series, got {len(series)}")
+    texts = [describe(s.label, s.x, s.y, s.low, s.high, digits) for s in series]
     with style():
         figure = Canvas(figsize=(WIDTH, 3.2))
         axes = figure.add_subplot(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -207,7 +208,6 @@ def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None
         if ylim is not None:
             axes.set_ylim(*ylim)
         _name_ends(axes, series)
-        texts = [describe(s.label, s.x, s.y, s.low, s.high, digits) for s in series]
         marked = "" if mark is None else f" Marked at {mark:g}."
         return Figure(figure, f"{title or 'Lines'}. {ylabel} over {xlabel}.{marked} {'; '.join(texts)}.")
 
@@ -307,6 +307,7 @@ def love_plot(balances: Mapping[str, Any], bound: float = 0.05, title: str = "")
         axes.annotate(f"bound {bound:g}", (bound, len(order) - 0.4), (3, 0), textcoords="offset points", va="bottom")
         axes.set(yticks=rows, yticklabels=[str(n).replace("_", " ") for n in order], ylim=(-0.7, len(order) + 0.3))
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y")
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside lower left", ncols=2)

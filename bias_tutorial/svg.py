@@ -40,7 +40,7 @@ def page_svg(figure, alt: str) -> str:
     _, _, width, height = (float(v) for v in root.get("viewBox").split())
     root.attrib.clear()
     look = (f"display:block;width:100%;height:auto;max-width:{width * LARGEST / 72:.2f}in;margin:0 auto;"
-            f"font-family:{_FONTS};stroke-linejoin:round;stroke-linecap:butt;fill:currentColor;background:transparent")
+            f"font-family:{_FONTS};stroke-linejoin:round;stroke-linecap:butt;background:transparent")
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" class="bt-svg" role="img" aria-label="{html.escape(alt)}" '
             f'viewBox="0 0 {width:g} {height:g}" style="{html.escape(look)}">')
     return head + "".join(ElementTree.tostring(child, encoding="unicode") for child in root) + "</svg>"
