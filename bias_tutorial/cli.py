@@ -1,0 +1,73 @@
+"""The command ``bias-tutorial``: look at this machine, and write simulated studies to disk.
+
+Each command is one call of a function that works as well from Python; it is imported only when the command runs.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False,
+                  help="Where Bias Hides: simulated medical images with known bias.")
+
+
+class Layout(StrEnum):
+    """How the files of a study are arranged."""
+
+    bids = "bids"
+    simba = "simba"
+
+
+@app.command()
+def doctor():
+    """Show versions, device, precision and memory, and how to mend what is missing.
+
+    The exit code is 0 when everything required is here, 1 when something is missing, too old or broken.
+    """
+    from .environment import check_env
+
+    report = check_env()
+    typer.echo(str(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="A preset (no_bias, near, far, intensity, both), or a .json or .yaml "
+                                                 "file that holds a scenario.")],
+    out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or this very simulation, unfinished.")],
+    p: Annotated[float | None, typer.Option(help="P(attribute | disease), and 1 - p without disease; as the scenario "
+                                                 "says when not given.")] = None,
+    n: Annotated[int, typer.Option(help="Number of subjects, one image each.")] = 2000,
+    seed: Annotated[int, typer.Option(help="The one seed: same seed, same files.")] = 0,
+    shape: Annotated[str, typer.Option(help="Voxels: two sides for slices, three for volumes, as 112x96 or "
+                                            "173x211x155.")] = "112x96",
+    layout: Annotated[Layout, typer.Option(help="Arrangement of the files.")] = Layout.bids,
+    workers: Annotated[int | None, typer.Option(help="Processes; one per core when not given.")] = None,
+):
+    """Write a simulated study to a folder; stopped at any moment, the same command continues it."""
+    from . import storage
+
+    try:
+        made = storage.write_simulation(scenario, n, seed, out, shape=_sides(shape), layout=layout.value,
+                                        workers=workers, p=p)
+    except (ValueError, OSError) as error:
+        # a wrong value or a full disk is not a fault of the program: one sentence, no traceback
+        typer.secho(f"bias-tutorial simulate: {' '.join(str(error).split())}", fg="red", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.secho("bias-tutorial simulate: stopped; the same command continues from here", fg="red", err=True)
+        raise typer.Exit(130) from None
+    typer.secho(f"✓ {out}: {made['written']} images written, {made['kept']} kept from before", fg="green")
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+([x,]\d+){1,2}", text.strip()):
+        raise ValueError(f"--shape must be two or three whole numbers such as 112x96 or 173x211x155, got '{text}'")
+    return tuple(int(side) for side in re.split("[x,]", text.strip()))
