@@ -136,8 +136,8 @@ def test_bad_input_is_named(make, message):
 
 def test_game_compares_with_guessing():
     answers = ["yes", "no", "no", "yes", "no"]
-    game = guessing_game("Spot it", "Stretched?", [Item(_picture(k), a, f"Look at {k}.") for k, a in enumerate(answers)],
-                         ["no", "yes"])
+    items = [Item(_picture(k), a, f"Look at {k}.") for k, a in enumerate(answers)]
+    game = guessing_game("Spot it", "Stretched?", items, ["no", "yes"])
     data = _data(game)
     assert [i["answer"] for i in data["items"]] == [1, 0, 0, 1, 0]
     assert data["items"][1]["told"] == "The answer is: no. Look at 1."
