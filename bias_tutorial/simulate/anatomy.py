@@ -120,10 +120,9 @@ class Grid:
         inverse = np.linalg.inv(self.affine)
         return (np.asarray(millimetres) @ inverse[:3, :3].T + inverse[:3, 3])[..., : self.dimensions]
 
-    def millimetres(self, step: tuple[float, ...] | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """MNI coordinates of the points, shape ``(3, *shape)``; of a coarser lattice with ``step`` and ``shape``."""
-        shape = shape or self.shape
-        axes = [np.arange(s) * (step[k] if step else 1.0) for k, s in enumerate(shape)]
+    def millimetres(self, axes: list[np.ndarray] | None = None) -> np.ndarray:
+        """MNI coordinates ``(3, *shape)`` of the points, or of a lattice given by its indices along each axis."""
+        axes = axes or [np.arange(s) for s in self.shape]
         index = np.stack(np.meshgrid(*axes, indexing="ij"))
         matrix = self.affine
         moved = np.tensordot(matrix[:3, : self.dimensions], index, axes=1)

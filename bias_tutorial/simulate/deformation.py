@@ -17,7 +17,8 @@ SQUARINGS = 6
 
 
 @lru_cache(maxsize=16)
-def _identity(shape: tuple[int, ...], device: str) -> Tensor:
+def identity(shape: tuple[int, ...], device: str = "cpu") -> Tensor:
+    """Array coordinates of every point, shape ``(dimensions, *shape)`` (not to be changed)."""
     axes = [torch.arange(s, dtype=torch.float32, device=device) for s in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
@@ -35,9 +36,34 @@ def sample(image: Tensor, position: Tensor, outside: str = "border") -> Tensor:
         What is read outside the image.
     """
     sizes = torch.tensor(image.shape[2:], dtype=torch.float32, device=image.device)
-    scale = (2 / (sizes - 1)).reshape(-1, *(1,) * (position.ndim - 2))
-    grid = (position * scale - 1).flip(1).movedim(1, -1)
+    grid = (position * (2 / (sizes - 1)).reshape(-1, *(1,) * (position.ndim - 2)) - 1).flip(1).movedim(1, -1)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=outside, align_corners=True)
+
+
+def refine(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Linear interpolation from a lattice to a finer grid with the same corners.
+
+    Parameters
+    ----------
+    values : torch.Tensor
+        Shape ``(n, channels, *lattice)``.
+    shape : tuple of int
+        Shape of the finer grid.
+
+    Returns
+    -------
+    torch.Tensor
+        Shape ``(n, channels, *shape)``.
+    """
+    # Axis by axis, last axis first: several times faster than interpolate(mode="trilinear").
+    for axis in reversed(range(2, values.ndim)):
+        size = values.shape[axis]
+        place = torch.linspace(0, size - 1, shape[axis - 2], dtype=torch.float64)
+        low = place.floor().clamp(max=size - 2).long()
+        part = (place - low).float().to(values.device).reshape(-1, *(1,) * (values.ndim - axis - 1))
+        low = low.to(values.device)
+        values = torch.lerp(values.index_select(axis, low), values.index_select(axis, low + 1), part)
+    return values
 
 
 def exponential(velocity: Tensor, squarings: int = SQUARINGS) -> Tensor:
@@ -56,16 +82,15 @@ def exponential(velocity: Tensor, squarings: int = SQUARINGS) -> Tensor:
         Displacement, same shape, in pixels.
     """
     displacement = velocity / 2**squarings
-    identity = _identity(tuple(velocity.shape[2:]), str(velocity.device))
+    start = identity(tuple(velocity.shape[2:]), str(velocity.device))
     for _ in range(squarings):
-        displacement = displacement + sample(displacement, identity + displacement)
+        displacement = displacement + sample(displacement, start + displacement)
     return displacement
 
 
 def warp(image: Tensor, displacement: Tensor, outside: str = "border") -> Tensor:
     """Read ``image`` at every point moved by ``displacement``: shape ``(n, channels, *shape)``."""
-    identity = _identity(tuple(displacement.shape[2:]), str(displacement.device))
-    return sample(image, identity + displacement, outside)
+    return sample(image, identity(tuple(displacement.shape[2:]), str(displacement.device)) + displacement, outside)
 
 
 def compose(first: Tensor, then: Tensor) -> Tensor:

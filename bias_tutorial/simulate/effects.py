@@ -12,28 +12,27 @@ from ..scenario import GAIN, GAMMA, RECEIVE_FIELD, STRETCH
 from .anatomy import Grid, region
 
 MM_PER_UNIT = 1.5  # largest displacement that one standard unit of strength gives
+LATTICE_MM = 2.0  # local fields are integrated on a lattice of about this spacing
 _REACH = 3.5  # a local field ends at this many radii
 
 
 @dataclass(frozen=True)
 class LocalField:
-    """A velocity field that is 0 outside a box of the grid.
+    """A velocity field on a box of a lattice, 0 outside.
 
     Parameters
     ----------
-    origin : tuple of int
-        First index of the box along each axis.
+    box : tuple of slice
+        Lattice indices along each axis; lattice index ``i`` is pixel ``i * step``.
+    step : int
+        Pixels between lattice points.
     velocity : torch.Tensor
-        Shape ``(dimensions, *box)``, in pixels per unit strength.
+        Shape ``(dimensions, *box)``, in lattice steps per unit strength.
     """
 
-    origin: tuple[int, ...]
+    box: tuple[slice, ...]
+    step: int
     velocity: Tensor
-
-    @property
-    def box(self) -> tuple[slice, ...]:
-        """The box as slices of the grid."""
-        return tuple(slice(o, o + s) for o, s in zip(self.origin, self.velocity.shape[1:], strict=True))
 
 
 def region_field(name: str, grid: Grid) -> LocalField:
@@ -50,19 +49,20 @@ def region_field(name: str, grid: Grid) -> LocalField:
         Where to draw it.
     """
     where = region(name, grid.dimensions)
-    middle = grid.index(where.centre)
-    reach = _REACH * where.radius / grid.spacing
-    low = np.maximum(np.floor(middle - reach).astype(int), 0)
-    high = np.minimum(np.ceil(middle + reach).astype(int) + 1, grid.shape)
-    box = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
-    offset = grid.millimetres()[box] - np.array(where.centre).reshape(3, *(1,) * grid.dimensions)
+    step = max(1, round(LATTICE_MM / grid.spacing))
+    middle, reach = grid.index(where.centre), _REACH * where.radius / grid.spacing
+    low = np.floor(np.maximum(middle - reach, 0) / step).astype(int)
+    high = np.ceil(np.minimum(middle + reach, np.array(grid.shape) - 1) / step).astype(int) + 1
+    offset = grid.millimetres([np.arange(a, b) * step for a, b in zip(low, high, strict=True)])
+    offset = offset - np.array(where.centre).reshape(3, *(1,) * grid.dimensions)
     if grid.dimensions == 2:
         offset[2] = 0  # the slice shows the field of the plane through the centre
     distance = np.linalg.norm(offset, axis=0) / where.radius
     edge = np.clip((_REACH - distance) / 0.5, 0, 1)
     window = np.exp(0.5 - distance**2 / 2) * edge**2 * (3 - 2 * edge)
-    velocity = np.tensordot(grid.directions(), MM_PER_UNIT * offset / where.radius * window, axes=1)
-    return LocalField(tuple(int(v) for v in low), torch.from_numpy(velocity.astype(np.float32)))
+    velocity = np.tensordot(grid.directions(), MM_PER_UNIT * offset / where.radius * window, axes=1) / step
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return LocalField(box, step, torch.from_numpy(velocity.astype(np.float32)))
 
 
 def receive_field(grid: Grid) -> np.ndarray:
