@@ -1,0 +1,203 @@
+"""Repeat the runs behind the claims, and check what the chapters say against them.
+
+    python -m bias_tutorial.claims run 01 [--seeds 0:10] [--workers 2] [--full] [--update]
+    python -m bias_tutorial.claims short [01]
+    python -m bias_tutorial.claims check [EXECUTED_NOTEBOOK ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from .claims import Claim, chapters, is_number, load_claims, seed_range, show, verdict
+from .experiments import PILOT_SEEDS, Store, find_measure, runs_table, sweep
+
+FAMILY_WISE = 0.01  # chance that any live number of the whole book falls outside its prediction interval
+WORK = Path("build") / "claims"  # where repeated runs are kept, below the current folder; not under version control
+
+
+def prediction_interval(values: Iterable[float], comparisons: int) -> tuple[float, float]:
+    """Where one more seed's value falls, with a chance of 1% to be wrong in any of so many comparisons.
+
+    Two-sided, for a normal quantity: mean +- t sd sqrt(1 + 1/n), with the level shared out by Bonferroni.
+    """
+    values = np.asarray(list(values), dtype=float)
+    n = len(values)
+    t = stats.t.ppf(1 - FAMILY_WISE / (2 * max(comparisons, 1)), n - 1)
+    half = float(t * values.std(ddof=1) * math.sqrt(1 + 1 / n)) + 1e-9 * max(1.0, abs(values.mean()))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def live_problems(chapter: str, results: Mapping[str, Any], parameters: Mapping[str, Any],
+                  comparisons: int | None = None) -> list[str]:
+    """Recorded results of a chapter that do not fit the stored runs of the claim they are linked to.
+
+    Parameters
+    ----------
+    chapter : str
+        Such as ``'01'``.
+    results, parameters : dict
+        What the executed chapter recorded, and the values of its parameters cell.
+    comparisons : int, optional
+        Comparisons in the whole book; default counted from the claims files.
+    """
+    comparisons = comparisons or sum(bool(claim.live) for c in chapters() for claim in load_claims(c))
+    problems = []
+    for claim in (claim for claim in load_claims(chapter) if claim.live):
+        name, links = claim.live["recorded"], claim.live["parameters"]
+        other = [f"{p} is {parameters.get(p)!r}, stored {claim.settings[s]!r}" for p, s in links.items()
+                 if parameters.get(p) != claim.settings[s]]
+        if name not in results:
+            problems.append(f"claim '{claim.id}': the chapter recorded no '{name}'")
+        elif other:
+            problems.append(f"claim '{claim.id}': '{name}' was run at other settings ({'; '.join(other)})")
+        elif not is_number(results[name]):
+            problems.append(f"claim '{claim.id}': '{name}' is {results[name]!r}, expected a number")
+        else:
+            low, high = prediction_interval(verdict(claim).values, comparisons)
+            if not low <= results[name] <= high:
+                problems.append(f"claim '{claim.id}': the chapter measured {name} = {show(results[name])}, but the "
+                                f"stored runs predict {show(low)} to {show(high)}")
+    return problems
+
+
+# ---------------------------------------------------------------------- repeat
+def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, full: bool = False,
+           update: bool = False, folder: str | os.PathLike = WORK) -> bool:
+    """Run what the claims of a chapter state again, beside the stored runs, and compare the verdicts.
+
+    Parameters
+    ----------
+    chapter : str
+        Such as ``'01'``.
+    seeds : iterable of int, optional
+        Default the seeds of each claim. Pilot seeds (900 and above) are run and shown, never counted or stored.
+    workers : int
+        Processes.
+    full : bool
+        Also the claims marked ``full``.
+    update : bool
+        Put the new runs in the place of the stored ones; all seeds of the claims are needed.
+    folder : path-like
+        Where the new runs are kept; a second call continues there.
+
+    Returns
+    -------
+    bool
+        Whether every verdict is the stored one (always for pilot seeds and updates).
+    """
+    claims = [claim for claim in load_claims(chapter) if full or not claim.full]
+    seeds = None if seeds is None else tuple(seeds)
+    pilot = seeds is not None and min(seeds) >= PILOT_SEEDS
+    if update and seeds is not None:
+        raise ValueError("--update stores all seeds of the claims; leave --seeds out")
+    jobs: dict[tuple, list[dict]] = {}
+    for claim in claims:
+        job = jobs.setdefault((claim.measure, seeds or claim.seeds, claim.store.name), [])
+        if claim.settings not in job:
+            job.append(dict(claim.settings))
+    print(f"Chapter {chapter}: {sum(len(job) * len(key[1]) for key, job in jobs.items())} runs for {len(claims)} claims; "
+          f"kept in {folder}, run again to continue.")
+    _estimate(claims, jobs, workers)
+    same = True
+    for (measure, wanted, name), settings in jobs.items():
+        table = sweep(settings, measure, Path(folder) / name, wanted, workers=workers)
+        if pilot:
+            print(table.drop(columns=[c for c in table if c.endswith("_interval")]).to_string())
+    if pilot:
+        return True
+    for claim in claims:
+        rows = Store(Path(folder) / claim.store.name).rows()
+        chosen = [row for row in rows if seeds is None or row["seed"] in seeds]
+        new = verdict(claim, chosen) if sum(row["key"] in claim.keys for row in chosen) > 1 else None
+        print(f"\n{claim.id}: {claim.statement}\n  now:    {new.sentence() if new else 'one run only, no verdict'}")
+        if not update:
+            old = verdict(claim)
+            print(f"  stored: {old.sentence()}")
+            same &= new is None or new.holds == old.holds
+    if update:
+        _store(load_claims(chapter), Path(folder))
+    elif not same:
+        print("\nA verdict differs from the stored one.")
+    return same
+
+
+def repeat_short(chapter: str) -> list[str]:
+    """Run the short row of every claim again; a sentence for each that is not within its tolerance of the stored one."""
+    problems, known = [], {}
+    for claim in load_claims(chapter):
+        short = claim.short
+        job = (claim.measure, json.dumps(short["settings"], sort_keys=True), short["seed"])
+        if job not in known:
+            known[job] = find_measure(claim.measure)(dict(short["settings"]), short["seed"])
+        value = known[job].get(claim.quantity)
+        if not is_number(float(value)) or abs(value - short["value"]) > short["tolerance"]:
+            problems.append(f"chapter {chapter}, claim '{claim.id}': the short run gives {claim.quantity} = {value:.6g}, "
+                            f"stored {short['value']} +- {short['tolerance']}")
+    return problems
+
+
+def _estimate(claims: list[Claim], jobs, workers: int) -> None:
+    """Say how long all runs took when they were stored."""
+    rows = {row["key"]: row for claim in claims for row in Store(claim.store).rows()}
+    if rows:
+        mean = float(np.mean([row["seconds"] for row in rows.values()]))
+        runs = sum(len(job) * len(key[1]) for key, job in jobs.items())
+        print(f"When they were stored, a run took {mean:.1f} s: about {mean * runs / workers / 60:.1f} minutes in all.")
+
+
+def _store(claims: list[Claim], folder: Path) -> None:
+    """Replace the stored runs by the new ones, each file at once, in the order of claims and seeds."""
+    for path in {claim.store for claim in claims}:
+        wanted = dict.fromkeys(key for claim in claims if claim.store == path for key in claim.keys)
+        lines = {}
+        for file in (path, folder / path.name):  # the new runs win; those of claims that were left out stay
+            if file.exists():
+                lines |= {json.loads(line)["key"]: line for line in file.read_text(encoding="utf-8").splitlines()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write("".join(lines[key] + "\n" for key in wanted if key in lines))
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+        print(f"stored {sum(key in lines for key in wanted)} of {len(wanted)} runs in {path.name}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 0 when all is well, 1 with a line for each fault otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m bias_tutorial.claims", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="repeat the stored runs of a chapter and compare the verdicts")
+    run.add_argument("chapter")
+    run.add_argument("--seeds", type=seed_range, help='such as 0:10; 900:905 for pilot runs')
+    run.add_argument("--workers", type=int, default=2)
+    run.add_argument("--full", action="store_true", help="also the claims that take too long for every day")
+    run.add_argument("--update", action="store_true", help="put the new runs in the place of the stored ones")
+    short = commands.add_parser("short", help="repeat one short run of every claim")
+    short.add_argument("chapter", nargs="?")
+    check = commands.add_parser("check", help="check every number in the prose")
+    check.add_argument("notebooks", nargs="*", type=Path, help="executed chapters, to check what they recorded too")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "run":
+            return 0 if repeat(options.chapter, options.seeds, options.workers, options.full, options.update) else 1
+        if options.command == "short":
+            problems = [p for c in ([options.chapter] if options.chapter else chapters()) for p in repeat_short(c)]
+        else:
+            from .sources import check_book
+
+            problems = check_book(options.notebooks)
+    except (ValueError, RuntimeError, OSError) as error:
+        problems = [str(error)]
+    print("\n".join(problems) or f"{options.command}: all is well.", file=sys.stderr if problems else sys.stdout)
+    return 1 if problems else 0
