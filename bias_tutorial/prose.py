@@ -152,7 +152,7 @@ def formula(text: str) -> str:
     text = re.sub(r"\s*([=<>])\s*([-+]?)\s*", r" \1\2", text)
     if not re.fullmatch(r"[\s+\-()]*\d[\s()]*", text):
         # An integer of one digit inside an expression: 1 + x, 2d, /2, N(0, but not what stands right of a relation.
-        text = re.sub(r"(?<![\d.])(?<!\de)(?<![=<>])(?<![=<>][-+])\d(?!\d|[.,]\d|%|e-?\d)", HOLE, text)
+        text = re.sub(r"(?<![\d.])(?<!\de)(?<!\de-)(?<![=<>])(?<![=<>][-+])\d(?!\d|[.,]\d|%|e-?\d)", HOLE, text)
     return text
 
 
