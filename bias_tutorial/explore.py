@@ -259,11 +259,11 @@ def guessing_game(title: str, question: str, items: Sequence[Item], choices: Seq
         "</details></li>" for item, told in zip(items, data["items"], strict=True))
     buttons = "".join(f'<button type="button">{html.escape(choice)}</button>' for choice in choices)
     body = (f'<p class="bt-question">{html.escape(question)}</p><p class="bt-progress" hidden></p>'
+            f'<p class="bt-still">Choose {" or ".join(html.escape(c) for c in choices)}, then open the answer.</p>'
             f'<ol class="bt-items">{listed}</ol>'
             f'<div class="bt-choices" role="group" aria-label="{html.escape(question)}" hidden>{buttons}</div>'
             '<p class="bt-text" aria-live="polite"></p>'
-            '<button type="button" class="bt-next" hidden>Next picture</button>'
-            f'<p class="bt-still">Choose {" or ".join(html.escape(c) for c in choices)}, then open the answer.</p>')
+            '<button type="button" class="bt-next" hidden>Next picture</button>')
     return Output(_page("game", title, body, data), f"{title}. {question} {n} pictures to judge in the page.")
 
 

@@ -51,9 +51,10 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], differences:
     scale = max((float(np.abs(d).max()) for d in shown), default=0.0) or 1.0
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    height = rows * ((WIDTH / columns) * images[0].shape[0] / images[0].shape[1] + 0.25) + (0.55 if shown else 0)
+    width = min(WIDTH, 2.6 * columns)  # one picture alone need not fill the page
+    height = rows * ((width / columns) * images[0].shape[0] / images[0].shape[1] + 0.25) + (0.55 if shown else 0)
     with style():
-        figure = Canvas(figsize=(WIDTH, height))
+        figure = Canvas(figsize=(width, height))
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")

@@ -214,6 +214,7 @@ def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None
 
 def _name_ends(axes, series) -> None:
     """Write each series' name right of its last point, pushed apart where they would touch."""
+    axes.margins(x=0.02)
     low, high = axes.get_ylim()
     gap = 0.075 * (high - low)
     ends = sorted(range(len(series)), key=lambda k: series[k].y[-1])
