@@ -7,6 +7,11 @@ INDEX   = --extra-index-url https://download.pytorch.org/whl/cpu
 endif
 # The environment is ready when this stamp is there; its name changes with what is to be installed.
 READY  := .venv/.ready-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+OLDEST := .venv-oldest/.ready-$(shell cat requirements.txt pyproject.toml tests/oldest.py | cksum | cut -d' ' -f1)
+PYTHON313 ?= python3.13
+PYTEST  = .venv/bin/python -m pytest -q
+PIP_OLDEST = .venv-oldest/bin/python -m pip --disable-pip-version-check
+COLAB_INDEX = $(if $(INDEX),--index $(lastword $(INDEX)))
 CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11))
 NEEDS_PYTHON = This needs Python 3.11 or newer, and $(PYTHON) is not. Name one that is: make PYTHON=python3.11
 NEEDS_VENV = $(PYTHON) could not make a virtual environment. On Debian or Ubuntu: apt install python3-venv. Then run make again.
@@ -29,3 +34,39 @@ $(READY): requirements.txt pyproject.toml
 
 book: $(READY)  ## run every chapter and build the book (CHAPTER=01: only that one)
 	@.venv/bin/python book/build.py $(if $(CHAPTER),--chapter $(CHAPTER))
+
+test: $(READY)  ## style, import contract, unit tests, every chapter with small parameters
+	@.venv/bin/ruff check .
+	@.venv/bin/lint-imports
+	@$(PYTEST) tests --ignore=tests/pages
+
+pages: $(READY)  ## look at the built book with a browser: offline, accessible, phone width, dark, explorers
+	@$(PYTEST) tests/pages
+
+shots: $(READY)  ## save pictures of every page, desktop and phone, light and dark (PAGE=01: only that one)
+	@.venv/bin/python tests/pages/shots.py $(PAGE)
+
+colab: $(READY)  ## the set-up cell of each chapter as Colab runs it (CHAPTER=01; FULL=1: Python 3.13 and CUDA torch, 5.5 GB)
+	@.venv/bin/python tests/colab.py $(CHAPTER) $(if $(FULL),--python $(PYTHON313) --torch 2.11.0,$(COLAB_INDEX))
+
+test-oldest: $(READY) $(OLDEST)  ## the tests with the oldest versions we allow, in an environment of their own
+	@.venv-oldest/bin/python -m pytest -q tests --ignore=tests/pages
+
+$(OLDEST): requirements.txt pyproject.toml tests/oldest.py
+	@.venv/bin/python -m venv --clear .venv-oldest
+	@.venv/bin/python tests/oldest.py > .venv-oldest/requirements.txt
+	@$(PIP_OLDEST) install --quiet $(INDEX) -r .venv-oldest/requirements.txt && $(PIP_OLDEST) install --quiet --no-deps -e . || { echo '$(NEEDS_NET)'; exit 1; }
+	@touch $@
+
+guards: $(READY)  ## plant each fault we guard against in a copy and demand that a check turns red
+	@.venv/bin/python tests/guards.py
+
+claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 SEEDS=0:10)
+	@.venv/bin/python -m bias_tutorial.claims run $(or $(CHAPTER),all) $(if $(SEEDS),--seeds $(SEEDS))
+
+bench: $(READY)  ## measure speed against reference implementations, as ratios
+	@$(PIP) install --quiet -e '.[bench]' || { echo '$(NEEDS_NET)'; exit 1; }
+	@for file in benchmarks/bench_*.py; do .venv/bin/python $$file || exit 1; done
+
+clean:  ## remove what was built (the environments stay)
+	@rm -rf book/_build
