@@ -219,9 +219,10 @@ def _meaning(column: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _readme(table: pd.DataFrame, record: Mapping[str, Any]) -> str:
-    simulated = "simulator" in record["meta"]
-    origin = ("The images are simulated: one template brain, deformed into subjects, with a disease and with bias "
-              "effects of known strength. Nobody was scanned.") if simulated else "The images come from a cohort in memory."
+    origin = "The images come from a cohort in memory."
+    if "simulator" in record["meta"]:
+        origin = ("The images are simulated: one template brain, deformed into subjects, with a disease and with bias "
+                  "effects of known strength. Nobody was scanned.")
     licence = record["meta"].get("template", {}).get("licence")
     return "\n".join([
         "# A cohort of the course Where Bias Hides", "", origin, "",

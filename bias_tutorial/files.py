@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,10 +49,8 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
                                        "nothing was left there by halves") from error
     finally:
         # A failure to clean up must not hide what went wrong before it.
-        try:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -184,8 +182,11 @@ def _read_picture(path: Path):
 
 
 def _read_dicom(path: Path):
-    import pydicom
-    from pydicom.pixels import apply_rescale
+    try:
+        import pydicom
+        from pydicom.pixels import apply_rescale
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("reading DICOM needs pydicom: pip install 'bias-tutorial[readers]'") from None
 
     scan = pydicom.dcmread(path)
     stored = scan.pixel_array

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,9 @@ from .cohort import REQUIRED, Schema
 from .files import read_image, to_json, write_nifti, write_text
 
 RECORD = ".cohort.json"
-_TASK_PIXELS = 2_000_000
+TEXT = pd.Series(["text"]).dtype  # str from pandas 3 on, object before
+_KEPT = ("bool", "int", "uint", "float", "str", "object")
+_TASK_PIXELS = 1_000_000  # images a process does at a time: small enough that a kill loses little
 
 
 class Layout(Protocol):
@@ -85,14 +88,20 @@ def from_text(table: pd.DataFrame, dtypes: Mapping[str, str], missing: str) -> p
             nothing = None if dtype[0] == "F" else np.nan
             values = [nothing if a else float(c) for a, c in zip(absent, cells, strict=True)]
         else:
-            values = [None if a else c for a, c in zip(absent, cells, strict=True)]
-        columns[name] = pd.Series(values, dtype=dtype)
+            values = [np.nan if a else c for a, c in zip(absent, cells, strict=True)]
+        columns[name] = pd.Series(values, dtype=TEXT if kind == "str" else dtype)
     return pd.DataFrame(columns)
 
 
 def make_record(layout: str, table: pd.DataFrame, schema: Schema, meta: Mapping[str, Any]) -> dict[str, Any]:
     """What a folder keeps about its cohort: layout, schema, column types, ``meta``, and a digest of the table."""
     kept = [*REQUIRED, *(c for c in table.columns if c not in REQUIRED)]
+    for column in kept:
+        kind = str(table[column].dtype).lower()
+        texts = table[column].map(lambda v: isinstance(v, str) or v is None or v is pd.NA or v != v)
+        if not kind.startswith(_KEPT) or (kind == "object" and not texts.all()):
+            raise ValueError(f"column '{column}' of type {table[column].dtype} cannot be kept in a text table; "
+                             "turn it into numbers, booleans or text")
     text = to_text(table[kept], "n/a").to_csv(sep="\t", index=False)
     record = {"layout": layout, "meta": dict(meta), "schema": schema.to_dict(),
               "dtypes": {c: str(table[c].dtype) for c in kept}, "rows": len(table),
@@ -163,17 +172,20 @@ def write_folder(folder: str | Path, layout: Layout, table: pd.DataFrame, schema
         size = max(1, _TASK_PIXELS // int(np.prod(shape)))
         rows = list(range(len(table)))
         tasks = [rows[k:k + size] for k in range(0, len(rows), size)]
+        workers = min(workers, len(tasks))
         calls = (joblib.delayed(_write_images)(images, task, [paths[r] for r in task], tuple(shape), meta.get("affine"),
                                               resume, workers > 1) for task in tasks)
         written = 0
         with tqdm(total=len(rows), desc=f"writing {folder.name}", unit="image", disable=not progress) as bar:
-            parallel = joblib.Parallel(n_jobs=min(workers, len(tasks)), return_as="generator_unordered")
+            parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
             for done, fresh in parallel(calls):
                 bar.update(done)
                 written += fresh
         layout.write_tables(folder, table, record)
     finally:
         lock.release()
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
     return {"written": written, "kept": len(table) - written}
 
 

@@ -17,7 +17,7 @@ from . import bids
 from .bids import from_bids, to_bids
 from .cohort import Cohort, Schema
 from .files import atomic, to_json
-from .folders import write_folder
+from .folders import TEXT, write_folder
 from .scenario import Scenario, preset
 
 __all__ = ["from_bids", "load", "read_scenario", "save", "to_bids", "write_simulation"]
@@ -148,7 +148,7 @@ def _pack(column: pd.Series) -> tuple[dict[str, Any], np.ndarray | None]:
 def _unpack(how: dict[str, Any], array: np.ndarray | None) -> pd.Series:
     if "categories" in how:
         return pd.Series(pd.Categorical.from_codes(array, how["categories"], how["ordered"]))
-    return pd.Series(how["values"] if array is None else array, dtype=how["dtype"])
+    return pd.Series(how["values"] if array is None else array, dtype=TEXT if how["dtype"] == "str" else how["dtype"])
 
 
 def _add(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:

@@ -65,8 +65,8 @@ def read(folder: str | Path, several: bool | None = None, attribute: str = "morp
     -------
     Cohort
         Target ``disease``; attributes ``morphology`` and/or ``intensity``; latents ``severity`` (effect_dst),
-        ``isv_dst`` and, with one bias, its strength from the file name. A folder written by :func:`write` gives back its
-        whole table and ``meta``. Volumes are read when their rows are asked for.
+        ``isv_dst`` and, with one bias, its strength from the file name. A folder written by :func:`write` gives
+        back its whole table and ``meta``. Volumes are read when their rows are asked for.
 
     Raises
     ------

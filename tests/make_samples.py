@@ -1,0 +1,101 @@
+"""Make data/samples: one tiny set for each reader and format, from our own simulated brains.
+
+    python tests/make_samples.py data/samples
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from bias_tutorial import simulate, storage
+from bias_tutorial.files import write_nifti, write_text
+from bias_tutorial.scenario import preset
+
+SEED, SLICE, VOLUME = 11, (36, 30), (16, 18, 16)
+FORMATS = ("nii.gz", "png", "png16", "colour", "jpg", "dcm", "npy")
+
+
+def make(folder):
+    """Write all samples into a new folder."""
+    folder = Path(folder)
+    storage.to_bids(simulate.brain(preset("both"), 8, SEED, shape=VOLUME), folder / "bids")
+    make_simba(folder / "simba")
+    slices = simulate.brain(preset("near"), 6, SEED, shape=SLICE)
+    for name in FORMATS:
+        make_table(slices, folder / "table", name)
+
+
+def make_simba(folder):
+    """The two-bias layout as its authors' code writes it: raw brightness, paths of another machine."""
+    cohort = simulate.brain(preset("both"), 8, SEED + 1, shape=VOLUME)
+    label = {(1, 1): 0, (0, 1): 1, (1, 0): 2, (0, 0): 3}
+    for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
+        rows = []
+        for number, k in enumerate(np.flatnonzero(cohort.table["split"] == split)):
+            subject = cohort.table.iloc[k]
+            code = label[subject["morphology"], subject["intensity"]]
+            isv, effect = subject["subject_1"], subject["severity"]
+            name = f"{number:05d}_{np.around(isv, 3)}_S_{np.around(effect, 3)}_D_{code}_B.nii.gz"
+            write_nifti(folder / short / name, cohort.images[k] * 250)
+            rows.append({"": k, "isv_dst": isv, "effect_dst": effect, "isv_bin": int(np.clip(isv + 5, 0, 9)),
+                         "bias_label": code, "class_label": subject["disease"],
+                         "filepath": f"/data/of/someone/else/{short}/{name}", "filename": name})
+        write_text(folder / f"{short}.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def make_table(cohort, folder, kind):
+    """A researcher's table with images of one format; one target is missing."""
+    ending = {"png16": "png", "colour": "png"}.get(kind, kind)
+    rows = []
+    for k in range(len(cohort)):
+        subject = cohort.table.iloc[k]
+        path = Path(f"images_{kind.replace('.', '')}") / f"scan{k}.{ending}"
+        write_picture(folder / path, cohort.images[k], kind)
+        rows.append({"file": path.as_posix(), "person": f"P{k // 2}", "part": ("train", "val", "test")[k // 2],
+                     "lesion": "" if k == 3 else str(subject["disease"]), "sex": "FM"[subject["morphology"]],
+                     "age": 30 + 10 * k})
+    write_text(folder / f"{kind.replace('.', '')}.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def write_picture(path, image, kind):
+    """One image (1, H, W) in [0, 1] in the given format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    eight = np.round(image[0] * 255).astype(np.uint8)
+    if kind == "nii.gz":
+        write_nifti(path, image)
+    elif kind == "png16":
+        Image.fromarray(np.round(image[0] * 65535).astype(np.uint16)).save(path)
+    elif kind == "colour":
+        Image.fromarray(np.stack([eight, eight // 2, 255 - eight], axis=-1)).save(path)
+    elif kind == "dcm":
+        write_dicom(path, np.round(image[0] * 4095).astype(np.uint16))
+    elif kind == "npy":
+        np.save(path, image.astype(np.float32))
+    else:
+        Image.fromarray(eight).save(path)
+
+
+def write_dicom(path, pixels, **elements):
+    """A 12-bit grey DICOM file of nobody; further elements by keyword."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    scan = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    values = {"SOPClassUID": SecondaryCaptureImageStorage, "SOPInstanceUID": "1.2.3", "Modality": "MR",
+              "Rows": pixels.shape[0], "Columns": pixels.shape[1], "SamplesPerPixel": 1, "BitsAllocated": 16,
+              "BitsStored": 12, "HighBit": 11, "PixelRepresentation": 0, "PhotometricInterpretation": "MONOCHROME2",
+              "PixelData": pixels.astype("<u2").tobytes()}
+    for name, value in {**values, **elements}.items():
+        setattr(scan, name, value)
+    pydicom.dcmwrite(path, scan, enforce_file_format=True)
+
+
+if __name__ == "__main__":
+    make(sys.argv[1])
