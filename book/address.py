@@ -14,7 +14,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ TEXTS = (".md", ".toml", ".yml", ".yaml", ".cff", ".ipynb", ".html")
 MUST_NAME = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "book/_config.yml")
 SLUG = r"[\w-]+/[\w.-]*[\w-]"
 HOSTS = r"colab\.research\.google\.com/github/|mybinder\.org/v2/gh/|git\+https://github\.com/"
+NO_ADDRESS = "This copy has no public address yet, so Colab cannot install it."
 CELL = re.compile(r"(<!-- set-up cell -->\n```python\n)(.*?)(?=```)", re.S)
 
 
@@ -55,7 +55,7 @@ def make_address(url: str, ref: str) -> Address:
     url = url.strip().rstrip("/").removesuffix(".git")
     if not re.fullmatch(rf"https://github\.com/{SLUG}", url):
         raise ValueError(f"the address must look like https://github.com/you/where-bias-hides, got '{url}'")
-    if not re.fullmatch(r"[\w][\w./-]*", ref):
+    if not re.fullmatch(r"\w[\w.-]*", ref):
         raise ValueError(f"the branch or tag must be a name such as main or v1.0, got '{ref}'")
     return Address(url, ref)
 
@@ -73,7 +73,7 @@ def setup_cell(address: Address) -> str:
         install = [f"    !pip install -qq {source}"]
     else:
         install = [f'    course = "{source}"',
-                   '    assert "/OWNER/" not in course, "This copy has no public address yet, so Colab cannot install it."',
+                   f'    assert "/OWNER/" not in course, "{NO_ADDRESS}"',
                    "    !pip install -qq {course}"]
     lines = ["import sys", 'if "google.colab" in sys.modules:', *install, "import bias_tutorial; bias_tutorial.ready()"]
     return "\n".join(lines)
@@ -107,14 +107,14 @@ def rewrite_file(path: Path, text: str, old: Address, new: Address) -> str:
 
 def setup(notebook: dict) -> dict | None:
     """The set-up cell of a notebook: the code cell that asks whether it runs on Colab; None when there is none."""
-    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and '"google.colab" in sys.modules' in "".join(c["source"])]
-    return cells[0] if cells else None
+    code = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    return next((cell for cell in code if '"google.colab" in sys.modules' in "".join(cell["source"])), None)
 
 
 def files(root: Path) -> list[Path]:
     """Every text file of the repository, by name."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, check=True,
-                            capture_output=True, text=True).stdout
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
     return [root / name for name in sorted(filter(None, listed.split("\0")))
             if name.endswith(TEXTS) and (root / name).is_file()]
 
@@ -126,17 +126,18 @@ def change(new: Address, root: Path = ROOT) -> list[str]:
         before = path.read_text(encoding="utf-8")
         after = rewrite_file(path, before, old, new)
         if after != before:
-            with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8", newline="\n") as file:
-                file.write(after)
-            os.chmod(file.name, path.stat().st_mode)
-            os.replace(file.name, path)
+            half = path.with_name(f".{path.name}.new")
+            half.write_text(after, encoding="utf-8", newline="\n")
+            os.chmod(half, path.stat().st_mode)
+            os.replace(half, path)
             changed.append(path.relative_to(root).as_posix())
     return changed
 
 
 def disagreements(root: Path = ROOT) -> list[str]:
     """One line for each place that does not agree with pyproject.toml; empty when all do."""
-    address, wrong = read_address(root), []
+    address = read_address(root)
+    wrong = [f"{name}: is not there" for name in MUST_NAME if not (root / name).is_file()]
     for path in files(root):
         name, text = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
         if name in MUST_NAME and address.url not in text:
@@ -145,7 +146,7 @@ def disagreements(root: Path = ROOT) -> list[str]:
             if found.groups() != (address.slug, address.ref):
                 wrong.append(f"{name}: {found[0]} should lead to {address.slug}, {address.ref}")
         if rewrite_file(path, text, address, address) != text:
-            wrong.append(f"{name}: the set-up cell or the branch differs from what book/address.py writes")
+            wrong.append(f"{name}: the set-up cell or the branch is not what book/address.py writes")
         if address.known and "OWNER/" in text.replace('"/OWNER/"', ""):
             wrong.append(f"{name}: still has the placeholder OWNER")
         if path.suffix == ".ipynb" and path.parent.name == "chapters" and setup(json.loads(text)) is None:
