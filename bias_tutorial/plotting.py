@@ -26,9 +26,9 @@ DASHES = ("-", (0, (5, 2)), (0, (1.2, 1.8)), (0, (6, 2, 1.2, 2)), (0, (3, 3)))
 MARKERS = ("o", "s", "^", "D", "v")
 
 WIDTH = 5.0
-"""Default width of a figure in inches: 480 CSS pixels, so that 10-point text has 9.4 pixels on a phone."""
-PHONE = 340
-"""Pixels left for a figure on a screen of 375 pixels."""
+"""Default width of a figure in inches: 480 CSS pixels, so that 10-point text has 9 pixels on a phone."""
+PHONE = 327
+"""Pixels left for a figure in the book on a screen of 375 pixels (measured)."""
 _SHORTEST_ALT = 20
 
 
@@ -92,7 +92,7 @@ class Figure:
 
     @property
     def phone_text(self) -> float:
-        """Height of the smallest text in CSS pixels when the figure stands on a phone (340 pixels wide)."""
+        """Height of the smallest text in CSS pixels when the figure stands on a phone (``PHONE`` pixels)."""
         width = float(re.search(r'viewBox="0 0 ([\d.]+)', self._svg).group(1))
         sizes = [float(s) for s in re.findall(r"font-size: ([\d.]+)px", self._svg)]
         return min(sizes, default=float("inf")) * min(PHONE / width, LARGEST * 4 / 3)

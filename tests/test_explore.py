@@ -150,6 +150,7 @@ def test_game_compares_with_guessing():
     _Tree(game.html())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ipywidgets")  # its oldest version we allow uses old names
 def test_live_recomputes_when_its_value_is_set(monkeypatch):
     monkeypatch.delenv("BIAS_TUTORIAL_BOOK", raising=False)
     calls = []
@@ -165,6 +166,7 @@ def test_live_recomputes_when_its_value_is_set(monkeypatch):
     assert calls[-1] == (0.7, 4) and widget.result == 0.7 * 4
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ipywidgets")  # its oldest version we allow uses old names
 def test_live_with_a_button_waits_for_it(monkeypatch):
     monkeypatch.delenv("BIAS_TUTORIAL_BOOK", raising=False)
     widget = live(lambda seed: seed + 1, button=True, seed=[1, 2, 3])
