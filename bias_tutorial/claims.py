@@ -216,8 +216,8 @@ def parse_claims(text: str, chapter: str) -> list[Claim]:
     known = {f.name: f for f in fields(Claim) if f.name != "chapter"}
     claims = []
     for number, entry in enumerate(content["claims"], start=1):
-        here = f"{where}, claim '{entry.get('id', number)}'" if isinstance(entry, Mapping) else f"{where}, entry {number}"
-        demand(isinstance(entry, Mapping), here, "must be a mapping")
+        demand(isinstance(entry, Mapping), f"{where}, entry {number}", "must be a mapping")
+        here = f"{where}, claim '{entry.get('id', number)}'"
         unknown = set(entry) - set(known)
         demand(not unknown, here, f"unknown field '{min(unknown, default='')}'; known are {', '.join(known)}")
         missing = {"id", "statement", "measure", "settings", "seeds", "quantity", "short"} - set(entry)
@@ -277,7 +277,7 @@ def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Ve
 
 
 def stored_runs(chapter: str, claim_id: str):
-    """Stored runs of one claim as a table: seed, settings and every result of the measure, one row a seed."""
+    """Give the stored runs of one claim as a table: seed, settings and every result of the measure, one row a seed."""
     claim = find_claim(chapter, claim_id)
     return runs_table(row for row in Store(claim.store).rows() if row["key"] in claim.keys)
 
@@ -301,20 +301,21 @@ class Summary:
         return "\n".join([*lines, f"Repeat these runs: make claims CHAPTER={self.chapter}"])
 
     def _repr_html_(self) -> str:
-        rows = "".join(f'<tr><th scope="row" style="text-align:left;font-weight:normal">{html.escape(v.claim.statement)}'
-                       f'</th><td style="text-align:left">{html.escape(v.sentence())}</td></tr>' for v in self.verdicts)
+        left = 'style="text-align:left;font-weight:normal"'
+        rows = "".join(f'<tr><th scope="row" {left}>{html.escape(v.claim.statement)}</th>'
+                       f'<td {left}>{html.escape(v.sentence())}</td></tr>' for v in self.verdicts)
         return ('<table><caption>Does it hold? Repeat these runs with <code>make claims CHAPTER='
                 f'{self.chapter}</code></caption><thead><tr><th scope="col">Claim</th><th scope="col">What the stored '
                 f'runs say</th></tr></thead><tbody>{rows}</tbody></table>')
 
 
 def does_it_hold(chapter: str) -> Summary:
-    """What the stored runs say about every claim of a chapter, as a table for the page."""
+    """Show what the stored runs say about every claim of a chapter, as a table for the page."""
     return Summary(chapter)
 
 
 def show(value: float) -> str:
-    """A number with three decimals, or without from 100 up."""
+    """Write a number with three decimals, or without any from 100 up."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value + 0.0:.3f}".replace("-0.000", "0.000")
 
 
@@ -357,13 +358,13 @@ def recorded(notebook: str | os.PathLike | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_notebook(notebook: str | os.PathLike | Mapping[str, Any]) -> Mapping[str, Any]:
-    """A notebook as a dictionary, from a path or as it is."""
+    """Read a notebook into a dictionary, from a path; a notebook already read is returned as it is."""
     return notebook if isinstance(notebook, Mapping) else json.loads(Path(notebook).read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------------- helpers
 def _own_interval(claim: Claim, results: Mapping[str, Any], where: str) -> tuple[float, float]:
-    """A seed's own interval over resampled patients, or its value twice."""
+    """Find a seed's own interval over resampled patients, or its value twice."""
     if claim.interval == "none":
         return results[claim.quantity], results[claim.quantity]
     interval = results.get(f"{claim.quantity}_interval")

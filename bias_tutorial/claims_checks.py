@@ -1,8 +1,8 @@
 """Repeat the runs behind the claims, and check what the chapters say against them.
 
-    python -m bias_tutorial.claims run 01 [--seeds 0:10] [--workers 2] [--full] [--update]
-    python -m bias_tutorial.claims short [01]
-    python -m bias_tutorial.claims check [EXECUTED_NOTEBOOK ...]
+python -m bias_tutorial.claims run 01 [--seeds 0:10] [--workers 2] [--full] [--update]
+python -m bias_tutorial.claims short [01]
+python -m bias_tutorial.claims check [EXECUTED_NOTEBOOK ...]
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from .claims import Claim, chapters, is_number, load_claims, seed_range, show, verdict
-from .experiments import PILOT_SEEDS, Store, find_measure, runs_table, sweep
+from .experiments import PILOT_SEEDS, Store, find_measure, sweep
 
 FAMILY_WISE = 0.01  # chance that any live number of the whole book falls outside its prediction interval
 WORK = Path("build") / "claims"  # where repeated runs are kept, below the current folder; not under version control
@@ -41,7 +41,7 @@ def prediction_interval(values: Iterable[float], comparisons: int) -> tuple[floa
 
 def live_problems(chapter: str, results: Mapping[str, Any], parameters: Mapping[str, Any],
                   comparisons: int | None = None) -> list[str]:
-    """Recorded results of a chapter that do not fit the stored runs of the claim they are linked to.
+    """Find recorded results of a chapter that do not fit the stored runs of the claim they are linked to.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
         job = jobs.setdefault((claim.measure, seeds or claim.seeds, claim.store.name), [])
         if claim.settings not in job:
             job.append(dict(claim.settings))
-    print(f"Chapter {chapter}: {sum(len(job) * len(key[1]) for key, job in jobs.items())} runs for {len(claims)} claims; "
-          f"kept in {folder}, run again to continue.")
-    _estimate(claims, jobs, workers)
+    runs = sum(len(job) * len(key[1]) for key, job in jobs.items())
+    print(f"Chapter {chapter}: {runs} runs for {len(claims)} claims; kept in {folder}, run again to continue.")
+    _estimate(claims, runs, workers)
     same = True
     for (measure, wanted, name), settings in jobs.items():
         table = sweep(settings, measure, Path(folder) / name, wanted, workers=workers)
@@ -134,7 +134,7 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
 
 
 def repeat_short(chapter: str) -> list[str]:
-    """Run the short row of every claim again; a sentence for each that is not within its tolerance of the stored one."""
+    """Run the short row of every claim again; give a sentence for each that left its tolerance of the stored one."""
     problems, known = [], {}
     for claim in load_claims(chapter):
         short = claim.short
@@ -143,17 +143,16 @@ def repeat_short(chapter: str) -> list[str]:
             known[job] = find_measure(claim.measure)(dict(short["settings"]), short["seed"])
         value = known[job].get(claim.quantity)
         if not is_number(float(value)) or abs(value - short["value"]) > short["tolerance"]:
-            problems.append(f"chapter {chapter}, claim '{claim.id}': the short run gives {claim.quantity} = {value:.6g}, "
-                            f"stored {short['value']} +- {short['tolerance']}")
+            problems.append(f"chapter {chapter}, claim '{claim.id}': the short run gives {claim.quantity} = "
+                            f"{value:.6g}, stored {short['value']} +- {short['tolerance']}")
     return problems
 
 
-def _estimate(claims: list[Claim], jobs, workers: int) -> None:
+def _estimate(claims: list[Claim], runs: int, workers: int) -> None:
     """Say how long all runs took when they were stored."""
     rows = {row["key"]: row for claim in claims for row in Store(claim.store).rows()}
     if rows:
         mean = float(np.mean([row["seconds"] for row in rows.values()]))
-        runs = sum(len(job) * len(key[1]) for key, job in jobs.items())
         print(f"When they were stored, a run took {mean:.1f} s: about {mean * runs / workers / 60:.1f} minutes in all.")
 
 
@@ -178,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bias_tutorial.claims", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="repeat the stored runs of a chapter and compare the verdicts")
-    run.add_argument("chapter")
+    run.add_argument("chapter", help="such as 01, or all")
     run.add_argument("--seeds", type=seed_range, help='such as 0:10; 900:905 for pilot runs')
     run.add_argument("--workers", type=int, default=2)
     run.add_argument("--full", action="store_true", help="also the claims that take too long for every day")
@@ -190,7 +189,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "run":
-            return 0 if repeat(options.chapter, options.seeds, options.workers, options.full, options.update) else 1
+            wanted = chapters() if options.chapter == "all" else [options.chapter]
+            same = [repeat(c, options.seeds, options.workers, options.full, options.update) for c in wanted]
+            return 0 if all(same) else 1
         if options.command == "short":
             problems = [p for c in ([options.chapter] if options.chapter else chapters()) for p in repeat_short(c)]
         else:

@@ -71,7 +71,8 @@ class Store:
                 body = {k: row[k] for k in _FIELDS[:-1]}
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{where}: not a stored run ({error})") from None
-            if row.get("digest") != _digest(body) or row["key"] != run_key(row["measure"], row["settings"], row["seed"]):
+            key = run_key(row["measure"], row["settings"], row["seed"])
+            if row.get("digest") != _digest(body) or row["key"] != key:
                 raise ValueError(f"{where}: this run of '{row['measure']}', seed {row['seed']}, was changed after it "
                                  "was written; delete the line and run it again")
             if row["key"] in seen:
@@ -158,12 +159,13 @@ def sweep(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]], measure: st
         todo = {key: job for key, job in wanted.items() if key not in before}
         failures = _run_all(measure, todo, store, workers, [row["seconds"] for row in before.values()], progress)
     if failures:
-        raise RuntimeError(f"{len(failures)} of {len(wanted)} runs failed; the others are stored. " + "; ".join(failures))
+        raise RuntimeError(f"{len(failures)} of {len(wanted)} runs failed; the others are stored. "
+                           + "; ".join(failures))
     return runs_table(row for row in store.rows() if row["key"] in wanted)
 
 
 def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Runs as a table: ``seed``, settings and results as columns, sorted by settings and seed."""
+    """Put runs into a table: ``seed``, settings and results as columns, sorted by settings and seed."""
     flat = [{"seed": row["seed"], **row["settings"], **row["results"]} for row in
             sorted(rows, key=lambda row: (json.dumps(row["settings"], sort_keys=True), row["seed"]))]
     return pd.DataFrame(flat)
@@ -184,7 +186,7 @@ def run_once(measure: str, settings: Mapping[str, Any], seed: int) -> dict[str, 
 
 
 def find_measure(name: str):
-    """The function behind ``'module:function'``."""
+    """Import the function behind ``'module:function'``."""
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
@@ -207,7 +209,7 @@ def check_seeds(seeds: Iterable[int]) -> list[int]:
 
 
 def plain(value: Any, what: str) -> Any:
-    """A number, text, list or dictionary as JSON types, refusing NaN, infinity and anything else."""
+    """Turn a number, text, list or dictionary into JSON types; refuse NaN, infinity and anything else."""
     if isinstance(value, Mapping):
         return {str(k): plain(v, what) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -251,8 +253,8 @@ def _attempt(measure, settings, seed):
 
 def _print_estimate(seconds: float, runs: int, workers: int) -> None:
     """Say how long the rest will take, before it does."""
-    total = seconds * math.ceil(runs / max(workers, 1))
-    print(f"{runs} runs of about {seconds:.1f} s on {workers} workers: about {max(total / 60, .1):.1f} minutes", flush=True)
+    minutes = max(seconds * math.ceil(runs / max(workers, 1)) / 60, 0.1)
+    print(f"{runs} runs of about {seconds:.1f} s on {workers} workers: about {minutes:.1f} minutes", flush=True)
 
 
 def _digest(value: Any) -> str:

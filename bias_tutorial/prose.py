@@ -1,19 +1,20 @@
-"""Every number in the prose must come from somewhere: the reader of Markdown behind that check.
+r"""Every number in the prose must come from somewhere: the reader of Markdown behind that check.
 
 A numeral passes when one of these holds:
 
 1. a tag stands right behind it, ``.205<!-- =key:curve(p=.7).tpr_gap -->``, and the source it names, rounded to the
    printed digits, is the printed number. Tags are HTML comments: no reader sees them.
    Grammar: ``=[-]SOURCE[*FACTOR][~STEP]``; ``-`` negates, ``FACTOR`` multiplies, ``STEP`` is the unit it was rounded
-   to (600 for 587 with ``~100``). A per cent sign multiplies by 100 by itself. Sources: see :mod:`bias_tutorial.sources`;
+   to (600 for 587 with ``~100``). A per cent sign multiplies by 100 by itself. The sources are listed in
+   :mod:`bias_tutorial.sources`;
 2. it equals a value of the notebook's parameters cell (single digits need the tag ``=param:NAME``);
 3. its sentence cites somebody: a ``{cite}`` role, a DOI, an arXiv number, a link to another site;
 4. it lies in a match of the reviewed list ``stored/structural_numbers.yml`` ("chapter 1", "375 px").
 
 Not prose: code blocks, inline code (unless it is nothing but a number), link targets, numbering of headings and lists,
 directive options, comments. A name may hold digits after a letter (MNI152). Formulas are prose, except an integer of
-one digit that follows an operator or bracket and no ``=``, ``<``, ``>`` or ``\\approx``, and subscripts and whole-number
-exponents. Number words are checked from eleven up, before "per cent", and in "in nine of ten".
+one digit that follows an operator or bracket and no ``=``, ``<``, ``>`` or ``\approx``, and subscripts and exponents
+that are whole numbers. Number words are checked from eleven up, before "per cent", and in "in nine of ten".
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(),
 LARGE = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 1e6, "billion": 1e9}
 CITING_ROLES = ("cite",)
 SILENT_ROLES = ("doc", "ref", "numref", "eq", "download", "prf:ref", "any")
-SILENT_DIRECTIVES = ("code", "code-block", "code-cell", "bibliography", "toctree", "tableofcontents", "raw", "literalinclude")
+SILENT_DIRECTIVES = ("code", "code-block", "code-cell", "bibliography", "toctree", "tableofcontents", "raw",
+                     "literalinclude")
 PATH_DIRECTIVES = ("figure", "image", "include", "math", *SILENT_DIRECTIVES)
 
 _TAG = re.compile(r"<!--\s*=\s*(?P<tag>.*?)\s*-->", re.S)
@@ -48,15 +50,17 @@ _OWN_ADDRESS = re.compile(r"github\.com/[^/]+/where-bias-hides|colab\.research\.
 _ADDRESS = re.compile(r"https?://[^\s)>\]]+|\bdoi:?\s*10\.\d{4,}/\S+|\b10\.\d{4,}/\S+|\barXiv:?\s*\d{4}\.\d{4,5}", re.I)
 _END = re.compile(r"(?<![\s.(]e\.g)(?<![\s.(]i\.e)(?<!et al)(?<!\bcf)(?<!\bvs)(?<!\bFig)(?<!\bEq)(?<!\bno)(?<!\bDr)"
                   r"[.!?][\"')\]]*\s+(?=[^a-z\s])")
-_WORD = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(list(UNITS)[:9])}))?|{'|'.join(UNITS)})"
-_LARGE_WORD = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(list(UNITS)[:9])}))?|{'|'.join(list(UNITS)[10:])}|{'|'.join(LARGE)})"
+_TWO_DIGITS = rf"(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(list(UNITS)[:9])}))?"
+_WORD = rf"(?:{_TWO_DIGITS}|{'|'.join(UNITS)})"
+_LARGE_WORD = rf"(?:{_TWO_DIGITS}|{'|'.join(list(UNITS)[10:])}|{'|'.join(LARGE)})"
 _PERCENT = r"(?:\s?%|\s?per\s?cent\b|\s?percent\b)"
 _SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _NUMERAL = re.compile(
     r"(?P<number>(?:\d{1,3}(?:[,\u202f\u00a0\u2009]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
     r"(?P<power>[eE][-+\u2212]?\d+|(?:\s?[×·]\s?10)?(?:\^[-+\u2212]?\d+|[⁻⁺]?[⁰¹²³⁴-⁹]+))?"
     rf"(?P<percent>{_PERCENT})?|(?P<glyph>[\u00bc-\u00be\u2150-\u218b\u2460-\u24ff\u2776-\u2793]{_PERCENT}?)")
-_WORDS = re.compile(rf"\b(?P<large>{_LARGE_WORD})\b(?P<percent>{_PERCENT})?|\b(?P<small>{_WORD})(?P<percent2>{_PERCENT})", re.I)
+_WORDS = re.compile(rf"\b(?P<large>{_LARGE_WORD})\b(?P<percent>{_PERCENT})?|"
+                    rf"\b(?P<small>{_WORD})(?P<percent2>{_PERCENT})", re.I)
 _K_OF_N = re.compile(rf"\bin (?P<k>{_WORD}|\d+) (?:out )?of (?:the |all )?(?P<n>{_WORD}|\d+)\b", re.I)
 
 
@@ -100,7 +104,8 @@ class Numeral:
 def parser() -> MarkdownIt:
     """Markdown as the book reads it (see ``_config.yml``)."""
     markdown = MarkdownIt("commonmark").enable("table")
-    for plugin in (amsmath_plugin, attrs_plugin, colon_fence_plugin, deflist_plugin, myst_block_plugin, myst_role_plugin):
+    for plugin in (amsmath_plugin, attrs_plugin, colon_fence_plugin, deflist_plugin, myst_block_plugin,
+                   myst_role_plugin):
         markdown.use(plugin)
     return markdown.use(dollarmath_plugin, allow_space=True, allow_digits=True)
 
@@ -140,7 +145,7 @@ def numerals(block: Block) -> list[Numeral]:
 
 
 def formula(text: str) -> str:
-    """A formula as text in which only the numbers that state something are left."""
+    """Turn a formula into text in which only the numbers that state something are left."""
     text = re.sub(r"\{,\}", ",", text).replace("\\%", "%").replace("\\,", "")
     text = re.sub(r"(\d)\s*\\(?:times|cdot)\s*10\^\{?([-+]?\d+)\}?", r"\1e\2", text)
     text = re.sub(r"(?<![\d.])10\^\{?([-+]?\d+)\}?", r"1e\1", text)
@@ -173,7 +178,8 @@ def _inline(token, line) -> Iterator[Block]:
             block.text += HOLE
             spoken.append(child.content)
         elif child.type == "link_open":
-            if re.match(r"https?://", str(child.attrs.get("href", ""))) and not _OWN_ADDRESS.search(child.attrs["href"]):
+            target = str(child.attrs.get("href", ""))
+            if target.startswith(("http://", "https://")) and not _OWN_ADDRESS.search(target):
                 block.citations.append(before)
         elif child.type == "myst_role":
             name = child.meta["name"]
@@ -199,7 +205,7 @@ def _html(content, line) -> Iterator[Block]:
 
 
 def _html_part(html, block, spoken) -> None:
-    """A comment is a tag of ours or nothing; of an element only what is read aloud or cited counts."""
+    """Take in a comment if it is a tag of ours, and of an element what is read aloud or cited."""
     if match := _TAG.fullmatch(html.strip()):
         block.tags[len(block.text)] = match["tag"]
     elif not html.startswith("<!--"):
@@ -207,7 +213,10 @@ def _html_part(html, block, spoken) -> None:
         link = re.search(r"""href\s*=\s*["'](https?://[^"']+)""", html)
         if link and not _OWN_ADDRESS.search(link[1]):
             block.citations.append(len(block.text))
-        block.text += "^" if re.match(r"<sup\b", html, re.I) else " " if re.match(r"</?(?:p|div|li|td|th|br|summary)\b", html) else ""
+        if re.match(r"<sup\b", html, re.I):
+            block.text += "^"
+        elif re.match(r"</?(?:p|div|li|td|th|br|summary)\b", html, re.I):
+            block.text += " "
 
 
 def _directive(token, line) -> Iterator[Block]:

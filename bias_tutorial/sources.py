@@ -95,7 +95,8 @@ class Sources:
             raise ValueError(f"the tag '{tag}' is not '=[-]SOURCE[*FACTOR][~STEP]'")
         factor = float(match["factor"] or 1)
         if match["factor"] and factor not in FACTORS:
-            raise ValueError(f"the factor {match['factor']} in '{tag}' is not one of {', '.join(f'{f:g}' for f in FACTORS)}")
+            known = ", ".join(f"{f:g}" for f in FACTORS)
+            raise ValueError(f"the factor {match['factor']} in '{tag}' is not one of {known}")
         read = getattr(self, f"_{match['kind']}", None)
         if match["kind"] not in ("key", "stored", "run", "param", "measured", "size") or read is None:
             raise ValueError(f"the tag '{tag}' names no known source")
@@ -144,7 +145,8 @@ class Sources:
         path = (self.root / name).resolve()
         if not path.exists() or not path.is_relative_to(self.root.resolve()):
             raise KeyError(f"no file '{name}' in the repository")
-        files = [f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts] if path.is_dir() else [path]
+        files = [f for f in path.rglob("*") if "__pycache__" not in f.parts] if path.is_dir() else [path]
+        files = [f for f in files if f.is_file()]
         return sum(f.stat().st_size for f in files) / 1e6
 
 
@@ -172,7 +174,7 @@ def _walk(value: Any, path: Sequence[str]) -> Any:
 # ---------------------------------------------------------------------- the check
 @lru_cache(maxsize=4)
 def structural_patterns(path: Path = STORED / "structural_numbers.yml") -> tuple[re.Pattern, ...]:
-    """The reviewed list of numbers that state no result; each entry has a pattern with context and a reason."""
+    """Read the reviewed list of numbers that state no result; each entry has a pattern with context and a reason."""
     patterns = []
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         if not isinstance(entry, Mapping) or set(entry) != {"pattern", "why"} or not str(entry["why"]).strip():
@@ -200,7 +202,8 @@ def check_text(markdown: str, where: str, sources: Sources | None = None, line: 
         Lines before the text.
     """
     sources = sources or Sources()
-    return [f"{where}, line {block.line}: {fault}" for block in blocks(markdown, line) for fault in _faults(block, sources)]
+    return [f"{where}, line {block.line}: {fault}"
+            for block in blocks(markdown, line) for fault in _faults(block, sources)]
 
 
 def check_notebook(notebook: Any, where: str, sources: Sources) -> list[str]:
@@ -210,7 +213,7 @@ def check_notebook(notebook: Any, where: str, sources: Sources) -> list[str]:
 
 
 def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
-    """Faults of every number in the chapters, the other pages of the book and the README, and of live results.
+    """Faults of every number in chapters, quizzes, the other pages of the book and the README, and of live results.
 
     Parameters
     ----------
@@ -223,7 +226,13 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
     runs = {name[:2]: recorded(path) for name, path in ran.items()}
     faults = []
     for path in sorted([root / "README.md", *(root / "book").glob("*.md")]):
-        faults += check_text(path.read_text(encoding="utf-8"), str(path.relative_to(root)), Sources(runs=runs, root=root))
+        text = path.read_text(encoding="utf-8")
+        faults += check_text(text, str(path.relative_to(root)), Sources(runs=runs, root=root))
+    for path in sorted((root / "bias_tutorial" / "stored" / "quizzes").glob("*.json")):
+        for number, question in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
+            texts = [question["question"], *(a[part] for a in question["answers"] for part in ("answer", "feedback"))]
+            here = Sources(path.stem, runs=runs, root=root)
+            faults += [f for text in texts for f in check_text(text, f"quiz {path.name}, question {number}", here)]
     for path in sorted((root / "book" / "chapters").glob("[0-9][0-9]_*.ipynb")):
         chapter, known = path.name[:2], parameters(ran.get(path.name, path))
         faults += check_notebook(path, str(path.relative_to(root)), Sources(chapter, known, runs, root))
@@ -286,5 +295,6 @@ def _explained(numeral: Numeral, block: Block, start: int, end: int, sources: So
         return True
     if numeral.value is None or (abs(numeral.value) < 10 and numeral.value == int(numeral.value)):
         return False
-    known = [v for value in sources.parameters.values() for v in (value if isinstance(value, list | tuple) else [value])]
-    return any(is_number(v) and abs(v * (100 if numeral.percent else 1) - numeral.value) < 1e-9 for v in known)
+    scale = 100 if numeral.percent else 1
+    known = np.hstack([np.ravel(np.array(value, dtype=object)) for value in sources.parameters.values()] or [[]])
+    return any(is_number(v) and abs(v * scale - numeral.value) < 1e-9 for v in known)
