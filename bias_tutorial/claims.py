@@ -43,7 +43,8 @@ class Claim:
     quantity : str
         The result of the measure that is judged.
     short : dict
-        One cheap run to repeat in every test: ``settings``, ``seed``, ``value`` and ``tolerance`` of the quantity.
+        One cheap run to repeat in every test: ``settings``, ``seed``, and the ``tolerance`` within which the quantity
+        must agree with that run as it was stored.
     kind : {'claim', 'share', 'estimate'}
         ``claim`` is judged over seeds; ``share`` reports how many seeds meet the comparison, with a Wilson interval;
         ``estimate`` is reported with its interval and never counted.
@@ -111,13 +112,13 @@ class Claim:
                 demand(setting in self.settings, where, f"'live' names the setting '{setting}', which is not there")
 
     def _check_short(self, where):
-        names = {"settings", "seed", "value", "tolerance"}
+        names = {"settings", "seed", "tolerance"}
         demand(isinstance(self.short, Mapping) and set(self.short) == names, where,
                 f"'short' must give exactly {', '.join(sorted(names))}")
         demand(isinstance(self.short["settings"], Mapping) and isinstance(self.short["seed"], int), where,
                 "'short' needs a mapping 'settings' and a whole number 'seed'")
-        demand(is_number(self.short["value"]) and is_number(self.short["tolerance"])
-                and self.short["tolerance"] > 0, where, "'short' needs a number 'value' and a 'tolerance' above 0")
+        demand(is_number(self.short["tolerance"]) and self.short["tolerance"] > 0, where,
+               "'short' needs a number 'tolerance' above 0")
 
     @property
     def store(self) -> Path:
@@ -128,6 +129,11 @@ class Claim:
     def keys(self) -> list[str]:
         """Keys of the runs it stands on, one per seed."""
         return [run_key(self.measure, self.settings, seed) for seed in self.seeds]
+
+    @property
+    def short_key(self) -> str:
+        """Key of the short run."""
+        return run_key(self.measure, self.short["settings"], self.short["seed"])
 
     def meets(self, low: float, high: float) -> bool:
         """Whether an interval meets the comparison as a whole."""
@@ -217,6 +223,7 @@ def parse_claims(text: str, chapter: str) -> list[Claim]:
     claims = []
     for number, entry in enumerate(content["claims"], start=1):
         demand(isinstance(entry, Mapping), f"{where}, entry {number}", "must be a mapping")
+        entry = {"null" if name is None else name: value for name, value in entry.items()}  # YAML reads null as None
         here = f"{where}, claim '{entry.get('id', number)}'"
         unknown = set(entry) - set(known)
         demand(not unknown, here, f"unknown field '{min(unknown, default='')}'; known are {', '.join(known)}")

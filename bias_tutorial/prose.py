@@ -11,10 +11,11 @@ A numeral passes when one of these holds:
 3. its sentence cites somebody: a ``{cite}`` role, a DOI, an arXiv number, a link to another site;
 4. it lies in a match of the reviewed list ``stored/structural_numbers.yml`` ("chapter 1", "375 px").
 
-Not prose: code blocks, inline code (unless it is nothing but a number), link targets, numbering of headings and lists,
-directive options, comments. A name may hold digits after a letter (MNI152). Formulas are prose, except an integer of
-one digit that follows an operator or bracket and no ``=``, ``<``, ``>`` or ``\approx``, and subscripts and exponents
-that are whole numbers. Number words are checked from eleven up, before "per cent", and in "in nine of ten".
+Not prose: code blocks, inline code (unless it is nothing but a number), link targets, the numbering of headings, lists
+and rows of tables, directive options, comments. A name may hold digits after a letter (MNI152). Formulas are prose,
+except an integer of one digit that follows an operator or bracket and no ``=``, ``<``, ``>`` or ``\approx``, and
+subscripts and exponents that are whole numbers. Number words are checked from eleven up, before "per cent", and in
+"in nine of ten".
 """
 
 from __future__ import annotations
@@ -112,11 +113,13 @@ def parser() -> MarkdownIt:
 
 def blocks(markdown: str, line: int = 0) -> Iterator[Block]:
     """Blocks of prose of a Markdown text, in order; ``line`` is the number of lines before it."""
-    numbered = False
+    numbered, row, cell = False, 0, 0
     for token in parser().parse(markdown):
         here = line + (token.map[0] if token.map else 0) + 1
         if token.type == "inline":
             for block in _inline(token, here):
+                if cell == 1 and block.text == str(row):  # the number of a row of a table
+                    block.text = HOLE
                 if numbered:
                     block.text = re.sub(r"^\d+(?:\.\d+)*\.?(?=\s)", lambda match: HOLE * len(match[0]), block.text)
                 yield block
@@ -127,6 +130,8 @@ def blocks(markdown: str, line: int = 0) -> Iterator[Block]:
         elif token.type in ("colon_fence", "fence"):
             yield from _directive(token, here)
         numbered = token.type == "heading_open"
+        row = 0 if token.type == "tbody_open" else row + (token.type == "tr_open")
+        cell = 0 if token.type in ("tr_open", "table_close") else cell + (token.type in ("th_open", "td_open"))
 
 
 def numerals(block: Block) -> list[Numeral]:

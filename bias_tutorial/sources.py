@@ -104,7 +104,7 @@ class Sources:
             value = read(match["name"].strip())
         except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
             raise ValueError(f"the tag '{tag}' names nothing that exists ({type(error).__name__}: {error})") from None
-        if value is None:
+        if value is None and match["kind"] == "run":
             return None, None
         value = value.item() if isinstance(value, np.generic) else value
         if not is_number(value):

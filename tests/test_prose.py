@@ -30,10 +30,10 @@ def found(markdown):
     ("**.205**", 0.205), ("_.205_", 0.205), ("`0.205`", 0.205), ("$.205$", 0.205), ("$p = 0.7$", 0.7), ("$n = 5$", 5),
     ("$x \\approx 3$", 3), ("$10^{6}$", 1e6), ("$3 \\times 10^{-4}$", 3e-4), ("$12{,}000$", 12000), ("$7$", 7),
     ("$x = \\frac{1}{5}$", 1), ("$x=-2$", -2), ("# Gap of .205", 0.205), ("- .205 it is", 0.205),
-    ("> .205 it is", 0.205), ("| a |\n|---|\n| .205 |", 0.205), ("<b>.205</b>", 0.205),
-    ("<div>\n.205\n</div>", 0.205), ("![gap of .205](a.png)", 0.205), ('<img src="a.png" alt="gap of .205">', 0.205),
-    (":::{note} Gap .205\nText\n:::", 0.205), (":::{note}\nGap .205\n:::", 0.205),
-    ("::::{note}\n:::{tip}\nGap .205\n:::\n::::", 0.205),
+    ("> .205 it is", 0.205), ("| a |\n|---|\n| .205 |", 0.205), ("| n | a |\n|---|---|\n| 2 | x |", 2),
+    ("<b>.205</b>", 0.205), ("<div>\n.205\n</div>", 0.205), ("![gap of .205](a.png)", 0.205),
+    ('<img src="a.png" alt="gap of .205">', 0.205), (":::{note} Gap .205\nText\n:::", 0.205),
+    (":::{note}\nGap .205\n:::", 0.205), ("::::{note}\n:::{tip}\nGap .205\n:::\n::::", 0.205),
     (":::{figure} a.png\n:alt: gap of .205\n\nText\n:::", 0.205), ("```{note}\nGap .205\n```", 0.205),
     ("{math}`p = .205`", 0.205), ("$$\np = .205\n$$", 0.205), ("{abbr}`.205`", 0.205), ("term\n: gap .205", 0.205),
     ("10<sup>6</sup>", 1e6), ("a 37mm slice", 37), ("ResNet-18", 18), ("AUC.921", 0.921), ("a gap (.205).", 0.205),
@@ -50,8 +50,8 @@ def test_every_way_to_write_a_number_is_seen_and_is_red_without_a_source(text, v
     "![picture](fig3.png)", "<!-- an author's note: 3 -->", "<a href='page3.html'>here</a>", "1. first\n2. second",
     "# 3. Title", "## 1.2 Title", "(part-3)=\n# T", "% 3 notes", "{ref}`sec-3`", "$x_1 + x_{12} + x^2$",
     "$\\Phi(1 + \\tfrac{1}{2}x)$", "$N(+1, 1)$", "one of the two", "in one of them",
-    ":::{figure} fig3.png\n:width: 80%\n:name: f-3\n\nText\n:::", "```{code-block} python\nx = 3\n```",
-    "two or three",
+    "| n | a |\n|---|---|\n| 1 | x |\n| 2 | y |", ":::{figure} fig3.png\n:width: 80%\n:name: f-3\n\nText\n:::",
+    "```{code-block} python\nx = 3\n```", "two or three",
 ])
 def test_what_is_no_number_in_the_prose(text):
     assert found(text) == [] and faults(text) == []
