@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from .claims import Claim, chapters, is_number, load_claims, seed_range, show, verdict
-from .experiments import PILOT_SEEDS, Store, run_once, sweep
+from .experiments import PILOT_SEEDS, Store, code_digest, run_once, sweep
 
 FAMILY_WISE = 0.01  # chance that any live number of the whole book falls outside its prediction interval
 WORK = Path("build") / "claims"  # where repeated runs are kept, below the current folder; not under version control
@@ -90,7 +90,7 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     update : bool
         Put the new runs in the place of the stored ones; all seeds of the claims are needed.
     folder : path-like
-        Where the new runs are kept; a second call continues there.
+        Where the new runs are kept; a second call continues there, unless the code of a measure has changed.
 
     Returns
     -------
@@ -111,14 +111,14 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     print(f"Chapter {chapter}: {runs} runs for {len(claims)} claims; kept in {folder}, run again to continue.")
     _estimate(claims, runs, workers)
     same = True
-    for (measure, wanted, name), settings in jobs.items():
-        table = sweep(settings, measure, Path(folder) / name, wanted, workers=workers)
+    for (measure, wanted, _), settings in jobs.items():
+        table = sweep(settings, measure, _working(measure, folder, chapter), wanted, workers=workers)
         if pilot:
             print(table.drop(columns=[c for c in table if c.endswith("_interval")]).to_string())
     if pilot:
         return True
     for claim in claims:
-        rows = Store(Path(folder) / claim.store.name).rows()
+        rows = Store(_working(claim.measure, folder, chapter)).rows()
         chosen = [row for row in rows if seeds is None or row["seed"] in seeds]
         new = verdict(claim, chosen) if sum(row["key"] in claim.keys for row in chosen) > 1 else None
         print(f"\n{claim.id}: {claim.statement}\n  now:    {new.sentence() if new else 'one run only, no verdict'}")
@@ -128,8 +128,8 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
             same &= new is None or new.holds == old.holds
     if update:
         for claim in claims:  # the short runs, which every test repeats
-            sweep(claim.short["settings"], claim.measure, Path(folder) / claim.store.name, [claim.short["seed"]],
-                  workers=1, progress=False)
+            sweep(claim.short["settings"], claim.measure, _working(claim.measure, folder, chapter),
+                  [claim.short["seed"]], workers=1, progress=False)
         _store(load_claims(chapter), Path(folder))
     elif not same:
         print("\nA verdict differs from the stored one.")
@@ -163,12 +163,18 @@ def _estimate(claims: list[Claim], runs: int, workers: int) -> None:
         print(f"When they were stored, a run took {mean:.1f} s: about {mean * runs / workers / 60:.1f} minutes in all.")
 
 
+def _working(measure: str, folder: str | os.PathLike, chapter: str) -> Path:
+    """File of the new runs of a measure: another one for other code, so that old runs never pass for new ones."""
+    return Path(folder) / f"{chapter}_{measure.partition(':')[2]}_{code_digest(measure)}.jsonl"
+
+
 def _store(claims: list[Claim], folder: Path) -> None:
     """Replace the stored runs by the new ones, each file at once, in the order of claims and seeds."""
-    for path in {claim.store for claim in claims}:
+    for path, measure in {claim.store: claim.measure for claim in claims}.items():
         wanted = dict.fromkeys(key for claim in claims if claim.store == path for key in (*claim.keys, claim.short_key))
         lines = {}
-        for file in (path, folder / path.name):  # the new runs win; those of claims that were left out stay
+        # The new runs win; those of claims that were left out stay.
+        for file in (path, _working(measure, folder, claims[0].chapter)):
             if file.exists():
                 lines |= {json.loads(line)["key"]: line for line in file.read_text(encoding="utf-8").splitlines()}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,17 @@ JSON line a run.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
+import importlib.util
 import json
 import math
 import os
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from tqdm.auto import tqdm
 from . import __version__
 
 PILOT_SEEDS = 900  # seeds from here up fix effect sizes and margins, and are never used in a claim
-_FIELDS = ("key", "measure", "settings", "seed", "results", "seconds", "version", "made", "platform", "digest")
+_FIELDS = ("key", "measure", "settings", "seed", "results", "seconds", "version", "code", "made", "platform", "digest")
 
 
 def run_key(measure: str, settings: Mapping[str, Any], seed: int) -> str:
@@ -180,7 +183,7 @@ def run_once(measure: str, settings: Mapping[str, Any], seed: int) -> dict[str, 
         raise ValueError(f"measure '{measure}' returned {type(results).__name__}, expected a dictionary with results")
     return {"key": run_key(measure, settings, seed), "measure": measure, "settings": dict(settings), "seed": int(seed),
             "results": {str(name): plain(value, f"{measure}: '{name}'") for name, value in results.items()},
-            "seconds": seconds, "version": __version__,
+            "seconds": seconds, "version": __version__, "code": code_digest(measure),
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "platform": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"}
 
@@ -195,6 +198,31 @@ def find_measure(name: str):
     if not callable(found):
         raise ValueError(f"measure '{name}' is not a function")
     return found
+
+
+@lru_cache(maxsize=32)
+def code_digest(measure: str) -> str:
+    """Digest of the measure's module and of every module of this package that it imports, directly or not.
+
+    Two runs with the same key and the same digest were made by the same code of ours.
+    """
+    package = __name__.partition(".")[0]
+    sources: dict[str, bytes] = {}
+    todo = [measure.partition(":")[0]]
+    while todo:
+        name = todo.pop()
+        spec = None if name in sources else importlib.util.find_spec(name)
+        if spec is None or not spec.has_location:
+            continue
+        sources[name] = Path(spec.origin).read_bytes()
+        for node in ast.walk(ast.parse(sources[name])):
+            if isinstance(node, ast.ImportFrom):
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), spec.parent)
+                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            else:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            todo += [n for n in names if n.partition(".")[0] == package and _is_module(n)]
+    return _digest({name: hashlib.sha256(source).hexdigest() for name, source in sources.items()})
 
 
 def check_seeds(seeds: Iterable[int]) -> list[int]:
@@ -221,6 +249,13 @@ def plain(value: Any, what: str) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     raise ValueError(f"{what} is {value!r}, expected a finite number, a text, or a list or dictionary of them")
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, not a package: an imported function
+        return False
 
 
 def _run_all(measure, todo, store, workers, known_seconds, progress) -> list[str]:

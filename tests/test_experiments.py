@@ -66,8 +66,23 @@ def test_each_row_says_where_it_comes_from(tmp_path):
     sweep(SETTINGS[0], MEASURE, tmp_path / "a.jsonl", [7], workers=1, progress=False)
     row, = Store(tmp_path / "a.jsonl").rows()
     assert row["key"] == run_key(MEASURE, SETTINGS[0], 7) and row["seed"] == 7 and row["measure"] == MEASURE
-    assert row["version"] and row["platform"] and row["made"].endswith("Z") and row["seconds"] >= 0
+    assert row["version"] and row["platform"] and row["code"] and row["made"].endswith("Z") and row["seconds"] >= 0
     assert row["results"]["n"] == 50 and len(row["results"]["mean_interval"]) == 2
+
+
+def test_the_code_digest_follows_what_the_measure_imports(tmp_path, monkeypatch):
+    from bias_tutorial import experiments
+
+    seen = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(path.name) or real(path))
+    experiments.code_digest.cache_clear()
+    before = experiments.code_digest("bias_tutorial.stratify:assign")
+    assert {"stratify.py", "cohort.py"} <= set(seen) and "plotting.py" not in seen
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path) + b"\n#" * (path.name == "cohort.py"))
+    experiments.code_digest.cache_clear()
+    assert experiments.code_digest("bias_tutorial.stratify:assign") != before
+    experiments.code_digest.cache_clear()
 
 
 def test_the_key_follows_measure_settings_and_seed_but_not_their_order():
