@@ -224,7 +224,7 @@ def _cpu_flags() -> set[str]:
         return {name for name, value in known.items() if value is True}
     except Exception:  # torch is missing, broken, or older than this function: ask Linux
         lines = (line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("flags"))
-        return set(next(lines, "").split())
+        return set(next(lines, "").partition(":")[2].split())
 
 
 def _device_name(where: str) -> str:
@@ -276,7 +276,7 @@ def _packages(try_import=("torch", "torchvision")):
                 importlib.import_module(requirement.name)
         except metadata.PackageNotFoundError:
             pass
-        except Exception as error:  # noqa: BLE001  a half-installed package may raise anything
+        except Exception as error:  # a half-installed package may raise anything
             found, state = f"{found}, import fails with {type(error).__name__}: {error}", "broken"
         yield Package(requirement.name, str(requirement.specifier), found, extra, state)
 
