@@ -162,6 +162,12 @@ def test_embedded_greys_are_one_byte_a_pixel():
     assert np.abs(back / 255 - image).max() < 2 / 255  # matplotlib's own rounding to 256 greys
 
 
+def test_displacement_can_show_only_the_part_that_moves():
+    svg = pictures.displacement(SLICE, FIELD, step=1, margin=3).svg()  # one moving pixel: 7 x 7 are shown
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    assert height / width == pytest.approx(0.62)
+
+
 def test_pyplot_holds_no_figure_afterwards_and_settings_do_not_leak():
     import matplotlib
     matplotlib.use("agg")
