@@ -71,8 +71,11 @@ class Store:
             where = f"{self.path}, line {number}"
             try:
                 row = json.loads(line)
-                body = {k: row[k] for k in _FIELDS[:-1]}
-            except (ValueError, KeyError, TypeError) as error:
+                body = {k: v for k, v in row.items() if k != "digest"}
+                lacking = set(_FIELDS) - {"code"} - set(row)  # the first stored runs have no digest of the code
+                if lacking:
+                    raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+            except (ValueError, AttributeError) as error:
                 raise ValueError(f"{where}: not a stored run ({error})") from None
             key = run_key(row["measure"], row["settings"], row["seed"])
             if row.get("digest") != _digest(body) or row["key"] != key:
