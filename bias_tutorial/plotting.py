@@ -161,6 +161,11 @@ class Series:
     high: Sequence[float] | None = None
     points: bool = False
 
+    def __post_init__(self):
+        for name in ("x", "y", "low", "high"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), float))
+
 
 def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None = None, ylim=None, title: str = "",
           digits: int = 3) -> Figure:

@@ -133,6 +133,15 @@ class Grid:
         return np.linalg.inv(self.affine[:3, :3])[: self.dimensions]
 
 
+def region_mask(name: str, grid: Grid) -> np.ndarray:
+    """Boolean mask, shape ``grid.shape``, of the pixels or voxels within a region's radius of its centre."""
+    where = region(name, grid.dimensions)
+    offset = grid.millimetres() - np.array(where.centre).reshape(3, *(1,) * grid.dimensions)
+    if grid.dimensions == 2:
+        offset[2] = 0  # as the effect is drawn: in the plane through the centre
+    return np.linalg.norm(offset, axis=0) <= where.radius
+
+
 @lru_cache(maxsize=1)
 def _template_volume() -> tuple[np.ndarray, np.ndarray]:
     import nibabel as nib

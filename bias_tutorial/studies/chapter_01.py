@@ -54,6 +54,25 @@ def gap_without_bias(settings: Mapping[str, Any], seed: int) -> dict[str, float]
     return out
 
 
+def dropping_sparse_bins(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """What is lost when subjects in sparse bins are dropped, as SimBA does before it stratifies.
+
+    Severity and one subject scalar are cut into ten bins of equal width each; a class's cells with at most two
+    subjects are dropped, then, once half of every cell carries the bias, cells of class and bias with at most two
+    (github.com/estanley16/SimBA, ``generate_data/define_stratified_distributions.py``; own code). Settings: ``n``.
+    """
+    table = Scenario("plain").draw(settings["n"], seed)
+    bins = pd.DataFrame({"subject": pd.cut(table["subject_1"], 10, labels=False), "class": table["disease"]})
+    bins["severity"] = table.groupby("disease")["severity"].transform(lambda d: pd.cut(d, 10, labels=False))
+    cells = ["class", "severity", "subject"]
+    kept = bins[bins.groupby(cells)["class"].transform("size") > 2]
+    bias = kept.groupby(cells).cumcount() % 2
+    kept = kept[kept.assign(bias=bias).groupby([*cells, "bias"])["class"].transform("size") > 2]
+    left = table.loc[kept.index]
+    spread = left.groupby("disease")["severity"].std().mean() / table.groupby("disease")["severity"].std().mean()
+    return {"share_kept": len(left) / len(table), "severity_sd_ratio": float(spread)}
+
+
 # ---------------------------------------------------------------------- (b) an observer who is told the truth
 def fit_observer(features: pd.DataFrame, disease: pd.Series) -> LogisticRegression:
     """Logistic regression of disease, practically without regularisation."""
