@@ -21,7 +21,7 @@ import pandas as pd
 from . import __version__
 from .cohort import Cohort, Schema, split_by_patient
 from .files import ImageFiles, to_json, write_text
-from .folders import from_text, to_text, unfinished, write_folder
+from .folders import from_text, to_cell, to_text, unfinished, write_folder
 
 NAME = "bids"
 MISSING = "n/a"
@@ -116,6 +116,9 @@ def from_bids(folder: str | Path, schema: Schema | None = None, seed: int | None
 # ---------------------------------------------------------------------- layout
 def image_paths(table: pd.DataFrame, schema: Schema) -> list[str]:
     """Path of every row's image inside the dataset."""
+    for reserved in ("participant_id", "session_id", _ROW):
+        if reserved in table:
+            raise ValueError(f"column '{reserved}' is BIDS's own; rename it in the cohort's table")
     subjects, sessions = _labels(table)
     if sessions is None:
         return [f"{s}/anat/{s}_T1w.nii.gz" for s in subjects]
@@ -139,11 +142,12 @@ def _labels(table: pd.DataFrame) -> tuple[pd.Series, pd.Series | None]:
 
 def write_tables(folder: Path, table: pd.DataFrame, record: Mapping[str, Any]) -> None:
     """Write everything but the images; ``dataset_description.json`` last, since it makes the folder a dataset."""
-    for reserved in ("participant_id", "session_id", _ROW):
-        if reserved in table:
-            raise ValueError(f"column '{reserved}' is BIDS's own; rename it in the cohort's table")
     subjects, sessions = _labels(table)
     text = to_text(table[list(record["dtypes"])], MISSING)
+    for column, allowed in {**record["schema"]["targets"], **record["schema"]["attributes"]}.items():
+        # As the levels are written: a 1 that a missing value made 1.0 stays "1".
+        levels = {v: to_cell(v, column, MISSING) for v in allowed}
+        text[column] = [levels.get(v, cell) for v, cell in zip(table[column], text[column], strict=True)]
     text.insert(0, "participant_id", subjects.to_numpy())
     meaning = {c: _meaning(c, record) for c in record["dtypes"]}
     by_image = []
@@ -214,7 +218,8 @@ def _meaning(column: str, record: Mapping[str, Any]) -> dict[str, Any]:
                        "latents": "Latent: true value behind the image."}.get(part, "Further column of the table.")
     allowed = {**schema["targets"], **schema["attributes"]}.get(column)
     if allowed is not None:
-        levels = {str(v): (levels or {}).get(str(v), str(v)) for v in allowed}
+        keys = [to_cell(v, column, MISSING) for v in allowed]
+        levels = {key: (levels or {}).get(key, key) for key in keys}
     return {"Description": description, **({"Levels": levels} if levels else {}), **({"Units": unit} if unit else {})}
 
 

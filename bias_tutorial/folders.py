@@ -52,11 +52,12 @@ def to_text(table: pd.DataFrame, missing: str) -> pd.DataFrame:
     ValueError
         When a text holds a tab, a line break or the word for missing, or a cell is neither text nor number.
     """
-    cells = {name: [_cell(v, name, missing) for v in column] for name, column in table.items()}
+    cells = {name: [to_cell(v, name, missing) for v in column] for name, column in table.items()}
     return pd.DataFrame(cells, dtype=object)
 
 
-def _cell(value, column, missing) -> str:
+def to_cell(value: Any, column: str, missing: str) -> str:
+    """Write one value as text; see :func:`to_text`."""
     if isinstance(value, str):
         if value == missing or value != value.strip() or any(c in value for c in "\t\r\n"):
             raise ValueError(f"column '{column}': the text {value!r} cannot be written to a text table (it is empty, "
@@ -160,6 +161,7 @@ def write_folder(folder: str | Path, layout: Layout, table: pd.DataFrame, schema
     record = make_record(layout.NAME, table, schema, meta)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"'{folder}' is a file, expected a folder")
+    paths = [folder / p for p in layout.image_paths(table, schema)]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".cohort.lock", timeout=0)
     try:
@@ -168,8 +170,8 @@ def write_folder(folder: str | Path, layout: Layout, table: pd.DataFrame, schema
         raise ValueError(f"another process is writing to '{folder}'; wait for it, or choose another folder") from None
     try:
         _claim(folder, record)
-        paths = [folder / p for p in layout.image_paths(table, schema)]
-        size = max(1, _TASK_PIXELS // int(np.prod(shape)))
+        # Several tasks a worker, so that none waits long for the last one.
+        size = max(1, min(_TASK_PIXELS // int(np.prod(shape)), len(table) // (4 * workers)))
         rows = list(range(len(table)))
         tasks = [rows[k:k + size] for k in range(0, len(rows), size)]
         workers = min(workers, len(tasks))

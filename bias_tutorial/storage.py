@@ -97,7 +97,7 @@ def load(path: str | Path) -> Cohort:
     if not path.is_file():
         raise FileNotFoundError(f"'{path}': there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as stored:
             entries = {name: stored[name] for name in stored.files}
         header = json.loads(entries["header"].tobytes().decode())
         version = header["format"]

@@ -107,7 +107,7 @@ def test_nan_images_are_refused_by_name(brains, tmp_path):
 def test_a_cell_that_cannot_be_saved_is_named(tmp_path):
     cohort = rich_cohort()
     table = cohort.table.assign(mixed=pd.Series([{1}] * 6, dtype=object))
-    with pytest.raises(ValueError, match="column 'mixed': {1} of type set cannot be saved"):
+    with pytest.raises(ValueError, match="column 'mixed': .1. of type set cannot be saved"):
         storage.save(replace(cohort, table=table), tmp_path / "c.npz")
 
 
@@ -240,7 +240,7 @@ def test_the_files_hold_the_cohort(tmp_path, layout):
 
 def test_volumes_are_the_same_for_any_workers_and_task_sizes(tmp_path, monkeypatch):
     found = []
-    for workers, pixels in ((1, 1), (1, 10**9), (2, 3 * 20 * 24 * 20), (4, 5 * 20 * 24 * 20)):
+    for workers, pixels in ((1, 1), (1, 10**9), (2, 2 * 20 * 24 * 20), (4, 10**9)):
         monkeypatch.setattr(folders, "_TASK_PIXELS", pixels)
         folder = tmp_path / f"w{workers}p{pixels}"
         storage.write_simulation("near", 16, 3, folder, (20, 24, 20), workers=workers, progress=False)
@@ -251,30 +251,30 @@ def test_volumes_are_the_same_for_any_workers_and_task_sizes(tmp_path, monkeypat
 def test_killed_half_way_and_resumed(tmp_path):
     """The command is killed without warning while it writes; the same command must end at the same files."""
     def command(folder):
-        return [sys.executable, "-c", "from bias_tutorial.cli import app; app()", "simulate", "both", "--n", "150", "--seed",
-                "4", "--shape", "40x44x40", "--workers", "2", "--out", str(folder)]
+        return [sys.executable, "-c", "from bias_tutorial.cli import app; app()", "simulate", "both", "--n", "80", "--seed",
+                "4", "--shape", "24x26x24", "--workers", "2", "--out", str(folder)]
 
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     process = subprocess.Popen(command(cut), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while len(list(cut.glob("sub-*/anat/sub-*.nii.gz"))) < 20:
+    while len(list(cut.glob("sub-*/anat/sub-*.nii.gz"))) < 8:
         assert process.poll() is None and time.monotonic() < deadline, "the command ended before it could be killed"
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     images = sorted(cut.glob("sub-*/anat/sub-*.nii.gz"))
-    assert 20 <= len(images) < 150 and not (cut / "participants.tsv").exists()
+    assert 8 <= len(images) < 80 and not (cut / "participants.tsv").exists()
     for path in images:  # nothing half-written under a final name
-        assert files.read_image(path)[0].shape == (1, 40, 44, 40)
+        assert files.read_image(path)[0].shape == (1, 24, 26, 24)
     (images[0].parent / ".sub-half.nii.gz.1.part").write_bytes(b"half")  # what a kill may leave
     truncated = images[1].read_bytes()
     images[1].write_bytes(truncated[:-10])  # and what a copy by other means may do
 
     resumed = subprocess.run(command(cut), cwd=ROOT, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{150 - len(images) + 1} images written, {len(images) - 1} kept" in resumed.stdout
-    assert "150/150" in resumed.stderr  # progress was shown
-    storage.write_simulation("both", 150, 4, whole, (40, 44, 40), workers=2, progress=False)
+    assert f"{80 - len(images) + 1} images written, {len(images) - 1} kept" in resumed.stdout
+    assert "80/80" in resumed.stderr  # progress was shown
+    storage.write_simulation("both", 80, 4, whole, (24, 26, 24), workers=1, progress=False)
     assert hashes(cut) == hashes(whole) and leftovers(cut) == []
 
 

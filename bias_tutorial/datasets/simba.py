@@ -42,6 +42,7 @@ SPLIT_FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 _ATTRIBUTES = ("morphology", "intensity")
 # bias_label of generate_data_multibias.py: who carries which of the two.
 MULTI_BIAS = {0: (1, 1), 1: (0, 1), 2: (1, 0), 3: (0, 0)}
+_COLUMNS = ("isv_dst", "effect_dst", "bias_label", "class_label", "filepath", "filename")
 _STRENGTH = re.compile(r"_D_(-?[\d.]+(?:e-?\d+)?)_B\.nii\.gz$")
 
 
@@ -177,6 +178,9 @@ def write(cohort: Cohort, folder: str | Path, progress: bool = False) -> Path:
 
 def image_paths(table: pd.DataFrame, schema: Schema) -> list[str]:
     """Path of every row's image inside the folder."""
+    taken = [c for c in _COLUMNS if c in table]
+    if taken:
+        raise ValueError(f"column '{taken[0]}' is SimBA's own; rename it in the cohort's table")
     return [f"{short}/{name}" for short, name in zip(*_names(table, schema), strict=True)]
 
 
@@ -206,7 +210,7 @@ def _bias_label(table: pd.DataFrame, schema: Schema) -> list[int]:
     for column in ("disease", *schema.attributes):
         wrong = table[column][~table[column].isin([0, 1])]
         if len(wrong):
-            raise ValueError(f"SimBA's layout: column '{column}' holds {wrong.iloc[0]!r} in row {wrong.index[0]}, "
+            raise ValueError(f"SimBA's layout: column '{column}' holds {wrong.iloc[0]} in row {wrong.index[0]}, "
                              "expected 0 or 1")
     codes = {carried: code for code, carried in MULTI_BIAS.items()}
     carried = table[list(schema.attributes)].astype(int).itertuples(index=False, name=None)
@@ -220,11 +224,7 @@ def write_tables(folder: Path, table: pd.DataFrame, record: Mapping[str, Any]) -
     theirs = pd.DataFrame({"": range(len(table)), "isv_dst": table["subject_norm"], "effect_dst": table["severity"],
                            "bias_label": _bias_label(table, schema), "class_label": table["disease"],
                            "filepath": [f"{s}/{n}" for s, n in zip(shorts, names, strict=True)], "filename": names})
-    ours = table[list(record["dtypes"])]
-    taken = [c for c in theirs.columns if c in ours]
-    if taken:
-        raise ValueError(f"column '{taken[0]}' is SimBA's own; rename it in the cohort's table")
-    text = pd.concat([to_text(theirs, "n/a"), to_text(ours, MISSING)], axis=1)
+    text = pd.concat([to_text(theirs, "n/a"), to_text(table[list(record["dtypes"])], MISSING)], axis=1)
     for split, short in SPLIT_FOLDERS.items():
         part = text[(table["split"] == split).to_numpy()]
         if len(part):

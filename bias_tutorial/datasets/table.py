@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from csv import Error as CSVError
+from csv import reader
 from pathlib import Path
 
 import numpy as np
@@ -120,16 +122,20 @@ def read_rows(csv: Path) -> pd.DataFrame:
     if not csv.is_file():
         raise FileNotFoundError(f"'{csv}': there is no such table")
     try:
-        rows = pd.read_csv(csv, sep="\t" if csv.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False,
-                           encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError) as error:
+        with open(csv, newline="", encoding="utf-8-sig") as handle:
+            lines = [line for line in reader(handle, delimiter="\t" if csv.suffix.lower() == ".tsv" else ",", strict=True)
+                     if line]
+    except (UnicodeDecodeError, CSVError) as error:
         raise ValueError(f"'{csv}' cannot be read as a table: {error}") from error
-    if rows.empty:
-        raise ValueError(f"'{csv}' has no rows")
-    if rows.isna().any(axis=None):
-        line = int(np.flatnonzero(rows.isna().any(axis=1))[0]) + 2
-        raise ValueError(f"'{csv}', line {line}: fewer cells than the header has columns")
-    return rows.apply(lambda column: column.str.strip())
+    if len(lines) < 2:
+        raise ValueError(f"'{csv}' has no rows below its header")
+    header = [name.strip() for name in lines[0]]
+    if len(set(header)) < len(header):
+        raise ValueError(f"'{csv}': the header names a column twice: {', '.join(header)}")
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(header):
+            raise ValueError(f"'{csv}', line {number}: {len(line)} cells, expected {len(header)} as in the header")
+    return pd.DataFrame([[cell.strip() for cell in line] for line in lines[1:]], columns=header, dtype=object)
 
 
 def choose(cells: pd.Series, values: Mapping[str, object], csv: Path, expected: Sequence | None = None) -> pd.Series:
