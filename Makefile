@@ -68,5 +68,12 @@ bench: $(READY)  ## measure speed against reference implementations, as ratios
 	@$(PIP) install --quiet -e '.[bench]' || { echo '$(NEEDS_NET)'; exit 1; }
 	@for file in benchmarks/bench_*.py; do .venv/bin/python $$file || exit 1; done
 
+address:  ## write the public address everywhere (URL=https://github.com/you/where-bias-hides REF=main); checks it without
+	@$(PYTHON) book/address.py $(if $(URL),--url $(URL)) $(if $(REF),--ref $(REF))
+
+samples: $(READY)  ## make data/samples again
+	@rm -rf book/_build/samples && mkdir -p book/_build && .venv/bin/python tests/make_samples.py book/_build/samples
+	@rm -rf data/samples && mv book/_build/samples data/samples
+
 clean:  ## remove what was built (the environments stay)
 	@rm -rf book/_build

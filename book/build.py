@@ -2,8 +2,8 @@
 
     python book/build.py [--chapter 01]
 
-Results land in ``book/_build``: ``executed/`` (notebooks with their outputs), ``html/`` and ``runtimes.json``. A chapter
-runs again only when something it depends on changed; every page is rendered and checked each time.
+Results land in ``book/_build``: ``executed/`` (notebooks with their outputs), ``html/`` and ``runtimes.json``. A
+chapter runs again only when something it depends on changed; every page is rendered and checked each time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import checks
+import execution
 import nbformat
 import yaml
 from execution import BuildError, Measured, cache_key, cached, execute, header, write_atomic
 
 RECORD_MIME = "application/vnd.bias-tutorial+json"
+COVER = "<!-- cover -->"  # where the first page shows the picture that cover.py draws
 SHARED = ("_config.yml", "_toc.yml", "_ext", "_static")
 
 
@@ -80,9 +82,24 @@ def staged(notebook, measured: Measured | None):
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(RECORD_MIME, None)
         if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if o.output_type not in ("display_data", "execute_result") or o.data]
+            shown = ("display_data", "execute_result")
+            cell.outputs = [out for out in cell.outputs if out.output_type not in shown or out.data]
     notebook.metadata.pop("widgets", None)
     return notebook
+
+
+def cover(book: Book) -> str:
+    """The picture of the first page, drawn again only when something it depends on changed."""
+    script, kept = book.source / "cover.py", book.build / "executed" / "cover.json"
+    key = cache_key(book.root, script)
+    if kept.exists() and (known := json.loads(kept.read_text(encoding="utf-8")))["key"] == key:
+        return known["html"]
+    env = {**os.environ, **execution.KERNEL_ENV}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env)
+    if done.returncode or done.stderr.strip():
+        raise BuildError(f"cover.py: {done.stderr[-2000:]}")
+    write_atomic(kept, json.dumps({"key": key, "html": done.stdout}))
+    return done.stdout
 
 
 def stage(book: Book, measured: dict[str, Measured]) -> Path:
@@ -99,11 +116,15 @@ def stage(book: Book, measured: dict[str, Measured]) -> Path:
         out = target / source.relative_to(book.source)
         out.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".md":
-            shutil.copy(source, out)
+            text = source.read_text(encoding="utf-8")
+            if COVER in text:
+                text = text.replace(COVER, f"```{{raw}} html\n{cover(book).strip()}\n```")
+            out.write_text(text, encoding="utf-8")
             continue
         run = measured.get(source.stem)
         try:
-            notebook = staged(nbformat.read(book.build / "executed" / source.name if run else source, as_version=4), run)
+            shown = book.build / "executed" / source.name if run else source
+            notebook = staged(nbformat.read(shown, as_version=4), run)
         except BuildError as error:
             raise BuildError(f"{source.name}: {error}") from None
         nbformat.write(notebook, out)
@@ -132,7 +153,8 @@ def report(book: Book, measured: dict[str, Measured], fresh: set[str]) -> None:
     write_atomic(book.build / "runtimes.json", json.dumps([asdict(m) for m in measured.values()], indent=1))
     print(f"\n{'chapter':<28}{'seconds':>9}{'peak MiB':>10}")
     for name, run in measured.items():
-        print(f"{name:<28}{run.seconds:>9.1f}{run.peak_mib:>10.0f}  {'' if name in fresh else '(unchanged, from the cache)'}")
+        note = "" if name in fresh else "  (unchanged, from the cache)"
+        print(f"{name:<28}{run.seconds:>9.1f}{run.peak_mib:>10.0f}{note}")
     print(f"\nOpen the book: {(book.build / 'html' / 'index.html').as_uri()}")
 
 

@@ -55,7 +55,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def inputs(root: Path, chapter: Path) -> list[Path]:
-    """Every file a chapter's results can depend on: itself, the whole package with what it stores, samples, pins, this file."""
+    """Files that results depend on: the chapter, the package with what it stores, samples, pins, and this file."""
     files = [chapter, Path(__file__).resolve(), root / "requirements.txt", root / "pyproject.toml"]
     for folder in (root / "bias_tutorial", root / "data" / "samples"):
         files += sorted(p for p in folder.rglob("*") if p.is_file() and not SKIPPED & set(p.parts))
@@ -63,7 +63,7 @@ def inputs(root: Path, chapter: Path) -> list[Path]:
 
 
 def cache_key(root: Path, chapter: Path) -> str:
-    """SHA-256 over the content of :func:`inputs`, the interpreter, the kernel's settings and every installed version."""
+    """SHA-256 over the content of :func:`inputs`, interpreter, the kernel's settings and every installed version."""
     digest = hashlib.sha256()
     installed = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()})
     for part in (sys.version, json.dumps(KERNEL_ENV), "\n".join(installed)):
@@ -91,7 +91,7 @@ class PeakMemory(threading.Thread):
 
 
 def run(chapter: Path, key: str) -> tuple[nbformat.NotebookNode, Measured]:
-    """Execute every cell in a fresh kernel, in an empty folder; a raised cell or a warning is a :class:`BuildError`."""
+    """Execute every cell in a fresh kernel and an empty folder; a raised cell or a warning is a :class:`BuildError`."""
     notebook = nbformat.read(chapter, as_version=4)
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", force_raise_errors=True,
                             extra_arguments=["--log-level=ERROR"])  # not: a remark on how the kernel is reached
@@ -107,7 +107,8 @@ def run(chapter: Path, key: str) -> tuple[nbformat.NotebookNode, Measured]:
             client.execute(env=env)
         except CellExecutionError as error:
             number = next((i for i, cell in enumerate(notebook.cells) if failed(cell)), -1)
-            raise BuildError(f"{chapter.name}, cell {number}: {error.ename}: {error.evalue}\n{error.traceback}") from None
+            what = f"{error.ename}: {error.evalue}\n{error.traceback}"
+            raise BuildError(f"{chapter.name}, cell {number}: {what}") from None
         finally:
             memory.done.set()
             memory.join()
@@ -146,7 +147,7 @@ def execute(root: Path, chapter: Path, folder: Path) -> tuple[Measured, bool]:
     (folder / f"{chapter.stem}.json").unlink(missing_ok=True)
     notebook, measured = run(chapter, key)
     write_atomic(folder / chapter.name, nbformat.writes(notebook))
-    write_atomic(folder / f"{chapter.stem}.json", json.dumps(asdict(measured), indent=1))  # last: it makes the run count
+    write_atomic(folder / f"{chapter.stem}.json", json.dumps(asdict(measured), indent=1))  # last: now the run counts
     return measured, True
 
 
@@ -155,7 +156,8 @@ def minutes_to_read(notebook) -> int:
     words = lines = 0
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            words += len(re.findall(r"\b[\w'’-]+\b", re.sub(r"```.*?```|\$[^$]*\$|https?://\S+", " ", cell.source, flags=re.S)))
+            prose = re.sub(r"```.*?```|<!--.*?-->|\$[^$]*\$|https?://\S+", " ", cell.source, flags=re.S)
+            words += len(re.findall(r"\b[\w'’-]+\b", prose))
         elif cell.cell_type == "code" and not {"remove-input", "hide-input"} & set(cell.metadata.get("tags", [])):
             lines += sum(1 for line in cell.source.splitlines() if line.strip())
     return max(1, round(words / WORDS_PER_MINUTE + lines / CODE_LINES_PER_MINUTE))
@@ -168,5 +170,6 @@ def header(notebook, measured: Measured | None) -> str:
         return f"*{reading}. This chapter was not run in this build, so the page shows no results.*"
     seconds = measured.seconds
     running = f"{max(1, round(seconds))} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-    return (f"*{reading} · {running} to run and {max(0.1, measured.peak_mib / 1024):.1f} GiB of memory, as measured when this "
-            f"page was built ({measured.cores} cores).*")
+    memory = max(0.1, measured.peak_mib / 1024)
+    return (f"*{reading} · {running} to run and {memory:.1f} GiB of memory, as measured when this page was built "
+            f"({measured.cores} cores).*")

@@ -1,10 +1,11 @@
-"""The set-up contract: each chapter's literal set-up cell, in an environment with Colab's versions and without the course.
+"""The set-up contract: each chapter's literal set-up cell, where Colab's versions are and the course is not.
 
     python tests/colab.py [--python python3.13 --torch 2.11.0] [chapter ...]
 
 For every chapter the single notebook is copied to an empty folder and opened there as Colab would: `google.colab` is
-imported, the course is not installed. Only the address in the set-up cell is replaced, by an archive of this working tree.
-The cell must print one green line, change no installed version and need no restart; then the whole notebook must run.
+imported, the course is not installed. Only the address in the set-up cell is replaced, by an archive of this working
+tree. The cell must print one green line, change no installed version and need no restart; then the whole notebook must
+run, with the parameters of the tests.
 The environment is kept in ``.venv-colab*`` and made anew when the list of versions below changes.
 """
 
@@ -43,7 +44,8 @@ class Broken(Exception):
 
 def pip(python: Path, *arguments: str) -> str:
     """Run pip of an environment and return what it printed; a failure is :class:`Broken` with pip's last lines."""
-    done = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments], capture_output=True, text=True)
+    command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise Broken(f"pip {' '.join(arguments)[:200]} failed:\n{(done.stdout + done.stderr)[-1500:]}")
     return done.stdout
@@ -56,7 +58,8 @@ def versions(python: Path) -> dict[str, str]:
 
 def environment(python: str, torch: str, index: str | None) -> tuple[Path, dict[str, str]]:
     """The environment with Colab's versions and nothing of the course, and its list of versions; made if need be."""
-    tag = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True)
+    tag = subprocess.run([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+                         capture_output=True, text=True)
     if tag.returncode:
         raise Broken(f"There is no {python!r} here; name one with PYTHON=")
     folder = ROOT / f".venv-colab-{tag.stdout.strip()}"
@@ -84,8 +87,8 @@ def environment(python: str, torch: str, index: str | None) -> tuple[Path, dict[
 
 def archive(folder: Path) -> Path:
     """A zip of the working tree as the repository's host would serve it: one top folder, no ignored files."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     path = folder / "where-bias-hides-main.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name in sorted(filter(None, listed.split("\0"))):
@@ -97,9 +100,12 @@ def archive(folder: Path) -> Path:
 def reach_of_pip(python: Path) -> dict[str, str]:
     """How this machine's pip reaches its index, and nothing else of its settings: Colab's pip has none of them."""
     keys = {"PIP_CERT": "global.cert", "PIP_INDEX_URL": "global.index-url", "PIP_PROXY": "global.proxy"}
-    found = {name: subprocess.run([python, "-m", "pip", "config", "get", key], capture_output=True, text=True).stdout.strip()
-             for name, key in keys.items()}
-    return {"PIP_CONFIG_FILE": os.devnull} | {name: value for name, value in found.items() if value}
+    found = {"PIP_CONFIG_FILE": os.devnull}
+    for name, key in keys.items():
+        done = subprocess.run([python, "-m", "pip", "config", "get", key], capture_output=True, text=True)
+        if done.stdout.strip():
+            found[name] = done.stdout.strip()
+    return found
 
 
 def kernel(folder: Path, python: Path) -> None:
@@ -168,7 +174,7 @@ def check_chapter(path: Path, python: Path, base: dict[str, str], parameters: di
 
 def set_up_again(notebook) -> int:
     """Position of the set-up cell after papermill may have put cells in."""
-    return next(i for i, cell in enumerate(notebook.cells) if "google.colab" in cell.source and cell.cell_type == "code")
+    return next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code" and "google.colab" in c.source)
 
 
 def main() -> int:

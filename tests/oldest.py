@@ -1,7 +1,7 @@
 """Print requirements with the oldest versions that ``pyproject.toml`` allows, and the test tools as pinned.
 
-torch and torchvision keep the pins of ``requirements.txt``: their older CPU builds are not on every package index, and the
-CUDA builds would take 5 GB for a test that uses no GPU.
+torch and torchvision keep the pins of ``requirements.txt``: their older CPU builds are not on every package index, and
+the CUDA builds would take 5 GB for a test that uses no GPU.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Make the built book work without a network, over ``file://``, and mend what its theme gets wrong for screen readers.
 
 Jupyter Book's defaults load MathJax and thebe from the network. Here MathJax is copied out of the package
-`sphinx-mathjax-offline` (only the one script and its fonts), the thebe scripts are left out, and any other remote script
-or style that an extension adds stops the build, because a page that needs the network is broken in a class without one.
+`sphinx-mathjax-offline` (only the one script and its fonts), the thebe scripts are left out, and any other remote
+script or style that an extension adds stops the build, because a page that needs the network is broken in a class
+without one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from sphinx.errors import ExtensionError
 from sphinx.util.fileutil import copy_asset
 
 MATHJAX = "mathjax/tex-chtml.js"
+CITATIONS = re.compile(r'<div[^>]*class="[^"]*citation-list[^>]*>')
+THEBE_IN_BODY = re.compile(r'<script type="text/x-thebe-config">.*?</script>|<script>kernelName = .*?</script>', re.S)
 LOCAL_SUMMARY = "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = window.location.protocol !== 'file:';"
 
 
@@ -49,9 +52,9 @@ def leave_out_remote_files(app, pagename, templatename, context, doctree) -> Non
         if re.match(r"(https?:)?//", name):
             raise ExtensionError(f"{pagename}: an extension adds the remote file {name}; the book must work offline")
     if context.get("body"):
-        # A list of citations is a list of doc-biblioentry, which the role "list" may not hold.
-        context["body"] = re.sub(r'(<div[^>]*class="[^"]*citation-list[^"]*"[^>]*?) role="list"', r"\1",
-                                 context["body"].replace('role="list" class="citation-list"', 'class="citation-list"'))
+        body = THEBE_IN_BODY.sub("", context["body"])
+        # A list of citations holds doc-biblioentry, which the role "list" does not allow.
+        context["body"] = CITATIONS.sub(lambda found: found[0].replace(' role="list"', ""), body)
 
 
 def setup(app) -> dict:

@@ -43,7 +43,8 @@ class Faults:
 
 def open_page(browser, name: str, size: str = "desktop", theme: str = "light", query: str = ""):
     """A page of the book in a fresh context without network; returns the page and its :class:`Faults`."""
-    context = browser.new_context(viewport=SIZES[size], offline=True, has_touch=size == "phone", reduced_motion="reduce")
+    context = browser.new_context(viewport=SIZES[size], offline=True, has_touch=size == "phone",
+                                  reduced_motion="reduce")
     context.add_init_script(f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}');")
     page, faults = context.new_page(), Faults()
     faults.watch(page)

@@ -12,8 +12,8 @@ def pytest_sessionstart(session):
     if not (HTML / "index.html").exists():
         pytest.exit(f"There is no built book in {HTML}: run `make book` first.", returncode=1)
     if chromium() is None:
-        pytest.exit("No Chromium or Chrome was found (set CHROMIUM to one), so the page checks did NOT run: network, console, "
-                    "accessibility, phone width, dark mode, search and explorers.", returncode=int(in_ci))
+        pytest.exit("No Chromium or Chrome was found (set CHROMIUM to one), so the page checks did NOT run: network, "
+                    "console, accessibility, phone width, dark mode, search and explorers.", returncode=int(in_ci))
 
 
 def pytest_generate_tests(metafunc):

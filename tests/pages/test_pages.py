@@ -3,7 +3,7 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-SCROLLERS = "pre, table, .pst-scrollable-table-container, .table-wrapper, mjx-container, .math, .cell_output"
+SCROLLERS = "pre, table, .output, .pst-scrollable-table-container, .table-wrapper, mjx-container, .math, .cell_output"
 
 
 def test_asks_for_nothing_and_shows_everything(visit, name):
@@ -23,7 +23,8 @@ def test_accessible(visit, name, theme):
     page, _ = visit(name, theme=theme)
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     found = Axe().run(page).response["violations"]
-    grave = {v["id"]: [node["html"][:160] for node in v["nodes"][:3]] for v in found if v["impact"] in ("serious", "critical")}
+    grave = {v["id"]: [node["html"][:160] for node in v["nodes"][:3]] for v in found
+             if v["impact"] in ("serious", "critical")}
     assert grave == {}
 
 
