@@ -21,7 +21,7 @@ import pandas as pd
 from . import __version__
 from .cohort import Cohort, Schema, split_by_patient
 from .files import ImageFiles, to_json, write_text
-from .folders import from_text, to_cell, to_text, unfinished, write_folder
+from .folders import from_text, notice, to_cell, to_text, unfinished, write_folder
 
 NAME = "bids"
 MISSING = "n/a"
@@ -228,17 +228,17 @@ def _readme(table: pd.DataFrame, record: Mapping[str, Any]) -> str:
     if "simulator" in record["meta"]:
         origin = ("The images are simulated: one template brain, deformed into subjects, with a disease and with bias "
                   "effects of known strength. Nobody was scanned.")
-    licence = record["meta"].get("template", {}).get("licence")
     return "\n".join([
         "# A cohort of the course Where Bias Hides", "", origin, "",
         f"- {len(table)} images of {table['patient_id'].nunique()} patients",
         *(f"- {count} images in split {name}" for name, count in table["split"].value_counts(sort=False).items()),
         f"- targets: {', '.join(record['schema']['targets']) or 'none'}",
         f"- attributes: {', '.join(record['schema']['attributes']) or 'none'}",
-        *([f"- licence of the template: {licence}"] if licence else []), "",
+        "",
         "`participants.json` says what each column means; `dataset_description.json` holds the design.",
         "A slice is stored as a volume with one voxel along its third axis.",
-        "Simulated truth says nothing about patients: for teaching and research, not for clinical use.", ""])
+        "Simulated truth says nothing about patients: for teaching and research, not for clinical use.", "",
+        notice(record["meta"])])
 
 
 # ---------------------------------------------------------------------- tables

@@ -20,6 +20,16 @@ from .files import read_image, to_json, write_nifti, write_text
 
 RECORD = ".cohort.json"
 TEXT = pd.Series(["text"]).dtype  # str from pandas 3 on, object before
+MNI_NOTICE = """\
+The images are deformed copies of the MNI152 template; this notice has to stay with them:
+
+Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
+University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose and
+without fee is hereby granted, provided that the above copyright notice appear in all copies. The authors and
+McGill University make no representations about the suitability of this software for any purpose. It is provided
+"as is" without express or implied warranty. The authors are not responsible for any data loss, equipment damage,
+property loss, or injury to subjects or patients resulting from the use or misuse of this software package.
+"""
 _KEPT = ("bool", "int", "uint", "float", "str", "object")
 _TASK_PIXELS = 1_000_000  # images a process does at a time: small enough that a kill loses little
 
@@ -118,6 +128,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise ValueError(f"'{Path(folder) / RECORD}' cannot be read as JSON ({error}); was it edited?") from error
+
+
+def notice(meta: Mapping[str, Any]) -> str:
+    """Copyright notice that must stay with images made from the MNI template; empty for other images."""
+    return MNI_NOTICE if str(meta.get("template", {}).get("name", "")).startswith("MNI152") else ""
 
 
 # ---------------------------------------------------------------------- writing

@@ -258,9 +258,9 @@ def _design(scenario, n, seed, shape, options):
     """Table, schema and meta of a simulation, without its images."""
     from . import simulate
 
-    # The design does not depend on how many images are made of it, so a few small ones tell everything but n.
     groups = len(scenario.class_shares) * 2 ** len(scenario.attributes)
-    few = simulate.brain(scenario, min(n, 20 * groups), seed, shape=shape, **options)
+    # What a design says of itself does not depend on the number of images, so a few tell everything but n.
+    few = simulate.brain(scenario, min(n, 4 * groups), seed, shape=shape, **options)
     meta = {**few.meta, "n": int(n)}
     table = simulate.drawn_table(meta)
     return table, few.schema, {**meta, "balance": table.attrs["balance"]}

@@ -31,11 +31,18 @@ def validate(folder):
 def visits():
     """Several images of a patient, text and numbers, missing values, names that BIDS does not allow."""
     rng = np.random.default_rng(3)
-    table = pd.DataFrame({
-        "image_id": ["a", "b", "c", "d", "e"], "patient_id": ["P-1", "P 2", "P-1", "x_3", "P 2"],
-        "split": ["train", "test", "train", "validation", "test"], "finding": [1.0, np.nan, 0.0, 1.0, 0.0],
-        "sex": ["F", "M", "F", None, "M"], "age": [61.5, 40.0, 62.5, np.nan, 41.0], "seen": [True, False, True, True, False],
-        "count": np.array([3, 2, 1, 5, 4], dtype=np.int16)})
+    table = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d", "e"],
+            "patient_id": ["P-1", "P 2", "P-1", "x_3", "P 2"],
+            "split": ["train", "test", "train", "validation", "test"],
+            "finding": [1.0, np.nan, 0.0, 1.0, 0.0],
+            "sex": ["F", "M", "F", None, "M"],
+            "age": [61.5, 40.0, 62.5, np.nan, 41.0],
+            "seen": [True, False, True, True, False],
+            "count": np.array([3, 2, 1, 5, 4], dtype=np.int16),
+        }
+    )
     schema = Schema({"finding": (0, 1)}, {"sex": ("F", "M")}, ("age",))
     return Cohort(rng.random((5, 1, 7, 6, 5), dtype=np.float32), table, schema)
 
@@ -88,11 +95,15 @@ def test_every_column_is_described(brains, written):
     columns = (written / "participants.tsv").read_text().splitlines()[0].split("\t")
     assert columns[0] == "participant_id" and set(columns[1:]) == set(brains.table.columns) == set(described)
     assert all(len(d["Description"]) > 10 for d in described.values())
-    assert "latent" in described["severity"]["Description"].lower() and described["severity"]["Units"] == "standard deviation"
+    assert (
+        "latent" in described["severity"]["Description"].lower()
+        and described["severity"]["Units"] == "standard deviation"
+    )
     assert described["intensity"]["Levels"] == {"0": "does not carry it", "1": "carries it"}
     description = json.loads((written / "dataset_description.json").read_text())
     assert "seed 8" in description["GeneratedBy"][0]["Description"] and "MNI" in description["License"]
-    assert "not for clinical use" in (written / "README.md").read_text()
+    readme = (written / "README.md").read_text()
+    assert "not for clinical use" in readme and "Copyright (C) 1993-2009 Louis Collins" in readme
 
 
 def test_visits_become_sessions_and_come_back(tmp_path):
@@ -101,7 +112,11 @@ def test_visits_become_sessions_and_come_back(tmp_path):
     assert validate(folder)["error"] == set()
     assert (folder / "sub-P1" / "ses-02" / "anat" / "sub-P1_ses-02_T1w.nii.gz").is_file()
     people = pd.read_csv(folder / "participants.tsv", sep="\t", keep_default_na=False)
-    assert people["participant_id"].tolist() == ["sub-P1", "sub-P2", "sub-x3"] and people["sex"].tolist() == ["F", "M", "n/a"]
+    assert people["participant_id"].tolist() == ["sub-P1", "sub-P2", "sub-x3"] and people["sex"].tolist() == [
+        "F",
+        "M",
+        "n/a",
+    ]
     assert "age" not in people and "n/a" in (folder / "sub-x3" / "sub-x3_sessions.tsv").read_text()
     back = storage.from_bids(folder)
     pd.testing.assert_frame_equal(back.table, cohort.table)
@@ -112,7 +127,9 @@ def test_a_data_set_of_others_needs_a_schema(written, tmp_path):
     theirs = shutil.copytree(written, tmp_path / "theirs")
     text = json.loads((theirs / "dataset_description.json").read_text())
     (theirs / "dataset_description.json").write_text(json.dumps({k: text[k] for k in ("Name", "BIDSVersion")}))
-    (theirs / "participants.tsv").write_text("participant_id\tage\tdiagnosis\nsub-00002\t71.5\tn/a\nsub-00001\tn/a\tAD\n")
+    (theirs / "participants.tsv").write_text(
+        "participant_id\tage\tdiagnosis\nsub-00002\t71.5\tn/a\nsub-00001\tn/a\tAD\n"
+    )
     with pytest.raises(ValueError, match="pass schema=Schema.*participant_id, age, diagnosis"):
         storage.from_bids(theirs)
     schema = Schema({"diagnosis": ("HC", "AD")}, latents=("age",))
@@ -131,14 +148,21 @@ def test_what_bids_cannot_hold_is_refused_and_nothing_written(brains, tmp_path):
     table = cohort.table
     wrong = [
         (replace(cohort, masks=np.ones((5, 7, 6, 5))), "to_bids does not write masks"),
-        (replace(cohort, table=table.assign(patient_id=["P-1", "P1", "a", "b", "c"])), "'P-1', 'P1'.* same or an empty"),
+        (
+            replace(cohort, table=table.assign(patient_id=["P-1", "P1", "a", "b", "c"])),
+            "'P-1', 'P1'.* same or an empty",
+        ),
         (replace(cohort, table=table.assign(session_id=1)), "'session_id' is BIDS's own"),
         (replace(cohort, table=table.assign(note="a\tb")), "column 'note'.*holds a tab"),
         (replace(cohort, table=table.assign(note="n/a")), "column 'note': the text 'n/a'"),
-        (replace(cohort, table=table.assign(note=pd.Categorical(list("xyxyx")))), "'note' of type category cannot be kept"),
+        (
+            replace(cohort, table=table.assign(note=pd.Categorical(list("xyxyx")))),
+            "'note' of type category cannot be kept",
+        ),
         (replace(cohort, table=table.assign(note=pd.Series([1, "a", 2, 3, 4], dtype=object))), "'note' of type object"),
         (replace(cohort, images=np.zeros((5, 3, 8, 8), np.float32)), r"takes an image of shape .*got \(3, 8, 8\)"),
-        (replace(cohort, images=np.full((5, 1, 8, 8), np.nan, np.float32)), "image 'a' holds NaN")]
+        (replace(cohort, images=np.full((5, 1, 8, 8), np.nan, np.float32)), "image 'a' holds NaN"),
+    ]
     for k, (bad, said) in enumerate(wrong):
         with pytest.raises(ValueError, match=said):
             storage.to_bids(bad, tmp_path / str(k))

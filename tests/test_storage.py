@@ -32,21 +32,35 @@ def brains():
 def rich_cohort():
     """Every column type a table may have, missing values, masks and several images of a patient."""
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({
-        "image_id": list("abcdef"), "patient_id": [1, 1, 2, 3, 4, 5], "split": ["train", "train", "train", "test", "test", "validation"],
-        "finding": [1.0, np.nan, 0.0, 1.0, np.nan, 0.0], "sex": ["F", "F", "M", None, "M", "F"],
-        "small": np.array([1, 2, 3, 4, 5, 6], dtype=np.uint8), "single": np.array([0.1] * 6, dtype=np.float32),
-        "flag": [True, False, True, True, False, False], "maybe": pd.array([1, None, 3, 4, None, 6], dtype="Int64"),
-        "mixed": pd.Series([1, "one", None, np.nan, True, 2.5], dtype=object), "exact": rng.normal(size=6) / 3,
-        "kind": pd.Categorical(["x", "y", "x", "x", "y", "x"], ["z", "y", "x"], ordered=True),
-        "day": pd.to_datetime(["2020-01-01"] * 5 + [None])})
+    table = pd.DataFrame(
+        {
+            "image_id": list("abcdef"),
+            "patient_id": [1, 1, 2, 3, 4, 5],
+            "split": ["train", "train", "train", "test", "test", "validation"],
+            "finding": [1.0, np.nan, 0.0, 1.0, np.nan, 0.0],
+            "sex": ["F", "F", "M", None, "M", "F"],
+            "small": np.array([1, 2, 3, 4, 5, 6], dtype=np.uint8),
+            "single": np.array([0.1] * 6, dtype=np.float32),
+            "flag": [True, False, True, True, False, False],
+            "maybe": pd.array([1, None, 3, 4, None, 6], dtype="Int64"),
+            "mixed": pd.Series([1, "one", None, np.nan, True, 2.5], dtype=object),
+            "exact": rng.normal(size=6) / 3,
+            "kind": pd.Categorical(["x", "y", "x", "x", "y", "x"], ["z", "y", "x"], ordered=True),
+            "day": pd.to_datetime(["2020-01-01"] * 5 + [None]),
+        }
+    )
     schema = Schema({"finding": (0, 1)}, {"sex": ("F", "M")}, ("exact",))
-    return Cohort(rng.random((6, 3, 5, 4), dtype=np.float32), table, schema, rng.random((6, 5, 4)) > 0.5, {"a": [1, "ü"]})
+    return Cohort(
+        rng.random((6, 3, 5, 4), dtype=np.float32), table, schema, rng.random((6, 5, 4)) > 0.5, {"a": [1, "ü"]}
+    )
 
 
 def hashes(folder):
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def leftovers(folder):
@@ -203,7 +217,9 @@ try:
 except OSError as error:
     print(error)
 """
-    run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "c.npz")], capture_output=True, text=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "c.npz")], capture_output=True, text=True, cwd=ROOT
+    )
     assert run.returncode == 0, run.stderr
     assert "could not write" in run.stdout and "c.npz" in run.stdout and "File too large" in run.stdout
     assert list(tmp_path.iterdir()) == []
@@ -227,7 +243,9 @@ def test_a_disk_that_fills_up_half_way_is_continued(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- long simulations
 @pytest.mark.parametrize("layout", ["bids", "simba"])
 def test_the_files_hold_the_cohort(tmp_path, layout):
-    made = storage.write_simulation("both", 24, 5, tmp_path / "d", (36, 30), layout, 1, p=0.8, progress=False, noise=0.01)
+    made = storage.write_simulation(
+        "both", 24, 5, tmp_path / "d", (36, 30), layout, 1, p=0.8, progress=False, noise=0.01
+    )
     assert made == {"written": 24, "kept": 0}
     cohort = simulate.brain(preset("both", 0.8), 24, 5, shape=(36, 30), noise=0.01)
     back = storage.from_bids(tmp_path / "d") if layout == "bids" else simba.read(tmp_path / "d")
@@ -250,9 +268,25 @@ def test_volumes_are_the_same_for_any_workers_and_task_sizes(tmp_path, monkeypat
 
 def test_killed_half_way_and_resumed(tmp_path):
     """The command is killed without warning while it writes; the same command must end at the same files."""
+
     def command(folder):
-        return [sys.executable, "-c", "from bias_tutorial.cli import app; app()", "simulate", "both", "--n", "80", "--seed",
-                "4", "--shape", "24x26x24", "--workers", "2", "--out", str(folder)]
+        return [
+            sys.executable,
+            "-c",
+            "from bias_tutorial.cli import app; app()",
+            "simulate",
+            "both",
+            "--n",
+            "80",
+            "--seed",
+            "4",
+            "--shape",
+            "24x26x24",
+            "--workers",
+            "2",
+            "--out",
+            str(folder),
+        ]
 
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     process = subprocess.Popen(command(cut), cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
@@ -281,8 +315,12 @@ def test_killed_half_way_and_resumed(tmp_path):
 def test_another_design_and_other_files_are_refused(tmp_path):
     storage.write_simulation("near", 20, 2, tmp_path / "d", (32, 28), workers=1, progress=False)
     before = hashes(tmp_path / "d")
-    for change, said in (({"seed": 3}, "its meta.seed is 2, this one's is 3"), ({"p": 0.9}, "its meta.scenario"),
-                         ({"layout": "simba"}, "its layout is bids, this one's is simba"), ({"n": 24}, "its meta.n is 20")):
+    for change, said in (
+        ({"seed": 3}, "its meta.seed is 2, this one's is 3"),
+        ({"p": 0.9}, "its meta.scenario"),
+        ({"layout": "simba"}, "its layout is bids, this one's is simba"),
+        ({"n": 24}, "its meta.n is 20"),
+    ):
         call = {"scenario": "near", "n": 20, "seed": 2, "shape": (32, 28), "workers": 1, "progress": False, **change}
         with pytest.raises(ValueError, match=f"holds another cohort: {said}"):
             storage.write_simulation(folder=tmp_path / "d", **call)
@@ -305,11 +343,19 @@ def test_two_processes_never_write_to_one_folder(tmp_path):
             storage.write_simulation("near", 20, 2, tmp_path / "d", (32, 28), workers=1, progress=False)
 
 
-@pytest.mark.parametrize(("wrong", "said"), [
-    ({"layout": "zip"}, "unknown layout 'zip', expected one of bids, simba"), ({"workers": 0}, "workers must be"),
-    ({"n": 0}, "n must be"), ({"n": -5}, "n must be"), ({"p": 1.5}, "p must lie in"), ({"seed": -1}, "seed must be"),
-    ({"scenario": "unheard"}, "unknown preset 'unheard', expected one of no_bias.*or give a .json or .yaml file"),
-    ({"scenario": "none.json"}, "'none.json': there is no such scenario file")])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"layout": "zip"}, "unknown layout 'zip', expected one of bids, simba"),
+        ({"workers": 0}, "workers must be"),
+        ({"n": 0}, "n must be"),
+        ({"n": -5}, "n must be"),
+        ({"p": 1.5}, "p must lie in"),
+        ({"seed": -1}, "seed must be"),
+        ({"scenario": "unheard"}, "unknown preset 'unheard', expected one of no_bias.*or give a .json or .yaml file"),
+        ({"scenario": "none.json"}, "'none.json': there is no such scenario file"),
+    ],
+)
 def test_wrong_values_write_nothing(tmp_path, wrong, said):
     call = {"scenario": "near", "n": 20, "seed": 2, "shape": (32, 28), "workers": 1, "progress": False, **wrong}
     with pytest.raises((ValueError, FileNotFoundError), match=said):
@@ -325,7 +371,13 @@ def test_scenarios_from_files(tmp_path):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(wanted.to_dict()))))
     assert storage.read_scenario(tmp_path / "s.json") == wanted == storage.read_scenario(str(tmp_path / "s.yaml"))
     assert storage.read_scenario("both", p=0.8) == wanted == storage.read_scenario(preset("both"), p=0.8)
-    for text in ("[1, 2]", "name: x\nattributes: [{name: y}]", "{", "!!python/object/apply:os.system [echo]", "extra: 1\nname: x"):
+    for text in (
+        "[1, 2]",
+        "name: x\nattributes: [{name: y}]",
+        "{",
+        "!!python/object/apply:os.system [echo]",
+        "extra: 1\nname: x",
+    ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ValueError, match="bad.yaml' does not hold a scenario"):
             storage.read_scenario(tmp_path / "bad.yaml")

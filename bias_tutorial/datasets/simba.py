@@ -33,7 +33,7 @@ import pandas as pd
 
 from ..cohort import Cohort, Schema
 from ..files import ImageFiles, write_text
-from ..folders import from_text, read_record, to_text, write_folder
+from ..folders import from_text, notice, read_record, to_text, write_folder
 from .table import choose, numeric, read_rows, require_files
 
 NAME = "simba"
@@ -225,6 +225,8 @@ def write_tables(folder: Path, table: pd.DataFrame, record: Mapping[str, Any]) -
                            "bias_label": _bias_label(table, schema), "class_label": table["disease"],
                            "filepath": [f"{s}/{n}" for s, n in zip(shorts, names, strict=True)], "filename": names})
     text = pd.concat([to_text(theirs, "n/a"), to_text(table[list(record["dtypes"])], MISSING)], axis=1)
+    if notice(record["meta"]):
+        write_text(folder / "NOTICE.txt", notice(record["meta"]))
     for split, short in SPLIT_FOLDERS.items():
         part = text[(table["split"] == split).to_numpy()]
         if len(part):

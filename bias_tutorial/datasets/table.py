@@ -84,8 +84,8 @@ def read(csv: str | Path, *, image: str, targets: Mapping[str, Sequence], patien
 
     table = pd.DataFrame({"image_id": rows[image_id or image], "patient_id": rows[patient or image_id or image]})
     for column in ("image_id", "patient_id", *((image,) if image_id else ())):
-        source = image if column == image else {"image_id": image_id or image, "patient_id": patient}.get(column)
-        cells = rows[image] if column == image else table[column]
+        source = {"image_id": image_id or image, "patient_id": patient}.get(column, image)
+        cells = table[column] if column in table else rows[image]
         empty = np.flatnonzero(cells == "")
         if len(empty):
             raise ValueError(f"'{csv}', line {empty[0] + 2}: column '{source}' is empty")
