@@ -42,7 +42,7 @@ CITING_ROLES = ("cite",)
 SILENT_ROLES = ("doc", "ref", "numref", "eq", "download", "prf:ref", "any")
 SILENT_DIRECTIVES = ("code", "code-block", "code-cell", "bibliography", "toctree", "tableofcontents", "raw",
                      "literalinclude")
-PATH_DIRECTIVES = ("figure", "image", "include", "math", *SILENT_DIRECTIVES)
+PATH_DIRECTIVES = ("figure", "image", "include", "math", "solution", "solution-start", *SILENT_DIRECTIVES)
 
 _TAG = re.compile(r"<!--\s*=\s*(?P<tag>.*?)\s*-->", re.S)
 _COMMENT_OR_TAG = re.compile(r"<!--.*?-->|<[^>]*>", re.S)

@@ -6,6 +6,7 @@ Sources that a tag may name (``<!-- =SOURCE -->``, see :mod:`bias_tutorial.prose
 - ``stored:01.worst_smd.mean``: a claim's verdict (k, n, mean, sd, low, high, min, max) or its null and margin;
 - ``run:auc`` in a chapter, ``run:01.auc`` elsewhere: what the chapter's last run recorded;
 - ``param:N``: the notebook's parameters cell;
+- ``code:evaluation.SMALLEST``: a constant of this package, in capitals;
 - ``measured:book.minutes``: ``stored/measured.json``, times and sizes measured once;
 - ``size:bias_tutorial/assets``: megabytes (10^6 bytes) of a file or folder of the repository.
 """
@@ -18,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ KEY: dict[str, Callable] = {
     "curve": _curve,
     "marks": answer_key.marks_on_one_class,
     "independence": answer_key.marginal_independence,
+    "design": lambda preset="near", p=0.7: scenario.preset(preset, p),
+    "logit": lambda p: float(np.log(p / (1 - p))),
     "prevalence": lambda pi, threshold=0.5: answer_key.prevalence_by_group({"group": pi}, threshold),
 }
 
@@ -98,11 +102,11 @@ class Sources:
             known = ", ".join(f"{f:g}" for f in FACTORS)
             raise ValueError(f"the factor {match['factor']} in '{tag}' is not one of {known}")
         read = getattr(self, f"_{match['kind']}", None)
-        if match["kind"] not in ("key", "stored", "run", "param", "measured", "size") or read is None:
+        if match["kind"] not in ("key", "stored", "run", "param", "code", "measured", "size") or read is None:
             raise ValueError(f"the tag '{tag}' names no known source")
         try:
             value = read(match["name"].strip())
-        except (KeyError, AttributeError, TypeError, IndexError, OSError) as error:
+        except (KeyError, AttributeError, TypeError, IndexError, ImportError, OSError) as error:
             raise ValueError(f"the tag '{tag}' names nothing that exists ({type(error).__name__}: {error})") from None
         if value is None and match["kind"] == "run":
             return None, None
@@ -138,6 +142,12 @@ class Sources:
     def _param(self, name):
         return self.parameters[name]
 
+    def _code(self, name):
+        module, _, constant = name.rpartition(".")
+        if not constant.isupper() or constant.startswith("_"):
+            raise KeyError(f"'{constant}' is not a public constant")
+        return getattr(import_module(f"{__package__}.{module}"), constant)
+
     def _measured(self, name):
         return _walk(json.loads((STORED / "measured.json").read_text(encoding="utf-8")), name.split("."))
 
@@ -162,6 +172,8 @@ def _walk(value: Any, path: Sequence[str]) -> Any:
             raise KeyError(f"'{part}' is private")
         if isinstance(value, pd.DataFrame):
             value = value[part] if part in value else value.loc[part]
+        elif isinstance(value, pd.Series) and part.isdigit() and part not in value.index:
+            value = value.iloc[int(part)]
         elif isinstance(value, pd.Series | Mapping):
             value = value[part]
         elif isinstance(value, list | tuple):

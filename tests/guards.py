@@ -3,8 +3,8 @@
     python tests/guards.py [WORD ...]      only the guards whose name holds one of the words
 
 Each check runs first without a fault and must be green. A fault counts as found when the check fails *and* says what
-the guard expects it to say, so that a check that is broken in another way does not pass for a working one. Runs of chapters
-that `make book` left behind are taken over; other chapters run here.
+guard expects it to say, so that a check that is broken in another way does not pass for a working one. What `make book`
+ran is taken over; chapters that it did not run, run here.
 """
 
 from __future__ import annotations

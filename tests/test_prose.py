@@ -51,7 +51,7 @@ def test_every_way_to_write_a_number_is_seen_and_is_red_without_a_source(text, v
     "# 3. Title", "## 1.2 Title", "(part-3)=\n# T", "% 3 notes", "{ref}`sec-3`", "$x_1 + x_{12} + x^2$",
     "$\\Phi(1 + \\tfrac{1}{2}x)$", "$N(+1, 1)$", "one of the two", "in one of them",
     "| n | a |\n|---|---|\n| 1 | x |\n| 2 | y |", ":::{figure} fig3.png\n:width: 80%\n:name: f-3\n\nText\n:::",
-    "```{code-block} python\nx = 3\n```", "two or three",
+    "```{code-block} python\nx = 3\n```", "two or three", ":::{solution} ex-01-key\n:class: dropdown\nText\n:::",
 ])
 def test_what_is_no_number_in_the_prose(text):
     assert found(text) == [] and faults(text) == []
@@ -68,7 +68,8 @@ def test_the_line_and_the_sentence_are_named():
     "a gap of 20.5%<!-- =key:curve(p=.7).tpr_gap --> here", "a gap of **.205** <!-- =key:curve(p=.7).tpr_gap -->",
     "falls by .249<!-- =-key:independence(p_values=.7).tpr_gap -->", "$p = .205$<!-- =key:curve(p=.7).tpr_gap -->",
     "(.205)<!-- =key:curve(p=.7).tpr_gap -->", "AUC .834<!-- =run:auc -->", "AUC .834<!-- =run:01.auc -->",
-    "41<!-- =run:by.a.1 -->", "seed 3<!-- =param:SEED -->",
+    "41<!-- =run:by.a.1 -->", "seed 3<!-- =param:SEED -->", "1.39<!-- =key:logit(p=.8) -->",
+    "900<!-- =code:experiments.PILOT_SEEDS -->", "$+1$<!-- =key:design().severity_means.1 -->",
     ".878<!-- =key:solve(preset=both, p=.7).rewarded.same.accuracy -->",
     "from .205<!-- =key:curve(p=.7).tpr_gap --> to .521<!-- =key:curve(p=.9).tpr_gap -->",
     "<b>.205<!-- =key:curve(p=.7).tpr_gap --></b>",
@@ -99,9 +100,10 @@ def test_a_number_that_says_what_its_source_says_passes(text):
     (".5<!-- =key:curve(p=.7).tpr_gap*2.437 -->", "the factor 2.437"), ("3<!-- =run:auc~5 -->", "the step 5"),
     (".9<!-- =run:auc -->", "should be 0.8"), (".8<!-- =run:other -->", "names nothing"),
     ("4<!-- =param:SEED -->", "should be 3"), ("3<!-- =param:OTHER -->", "names nothing"),
-    ("3<!-- =param:NAME -->", "not a number"), ("1<!-- =size:../.. -->", "names nothing"),
-    ("in nine of ten seeds", "'nine' has no source"), ("<!-- =run:auc --> alone", "stands behind no number"),
-    ("eleven<!-- =param:SEED -->", "should be 3"),
+    ("3<!-- =param:NAME -->", "not a number"), ("3<!-- =code:claims.STORED -->", "not a number"),
+    ("3<!-- =code:prose._WORD -->", "names nothing"), ("3<!-- =code:os.NAME -->", "names nothing"),
+    ("1<!-- =size:../.. -->", "names nothing"), ("in nine of ten seeds", "'nine' has no source"),
+    ("<!-- =run:auc --> alone", "stands behind no number"), ("eleven<!-- =param:SEED -->", "should be 3"),
 ])
 def test_a_wrong_number_or_a_wrong_tag_is_red(text, message):
     assert any(message in fault for fault in faults(text)), faults(text)
