@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -106,8 +107,8 @@ def test_a_line_torn_at_any_byte_is_done_again(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_again_and_again_it_loses_and_doubles_nothing(tmp_path, workers):
-    settings = {"scale": 1.0, "pause": 0.02}
-    store, seeds = tmp_path / "killed.jsonl", 30
+    settings = {"scale": 1.0, "pause": 0.05}
+    store, seeds = tmp_path / "killed.jsonl", 40
     code = (f"import sys; sys.path.insert(0, {str(HERE)!r}); from bias_tutorial.experiments import sweep\n"
             f"sweep({settings!r}, {MEASURE!r}, {str(store)!r}, range({seeds}), workers={workers})")
     chance, kills = random.Random(workers), 0
@@ -174,7 +175,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path, monkeypatch):
 def test_the_estimate_comes_first_and_again_on_resume(tmp_path, capsys):
     settings = {"scale": 1.0, "pause": 0.05}
     sweep(settings, MEASURE, tmp_path / "a.jsonl", range(3), workers=1)
-    assert "2 runs of about 0.1 s on 1 workers" in capsys.readouterr().out
+    assert re.match(r"2 runs of about 0\.\d s on 1 workers: about 0\.1 minutes", capsys.readouterr().out)
     sweep(settings, MEASURE, tmp_path / "a.jsonl", range(5), workers=1)
     assert capsys.readouterr().out.startswith("2 runs of about")
 
