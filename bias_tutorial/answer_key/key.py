@@ -154,7 +154,7 @@ def read_out_ceiling(scenario: Scenario, sight: Sight) -> pd.DataFrame:
     check_names(sight.attribute_noise, scenario)
     rows = {}
     for a in scenario.attributes:
-        seen = channel(a.effect, sight.attribute_noise.get(a.name, 0.0), _NODES)
+        seen = channel(a.effect, sight.attribute_noise.get(a.name, 0.0), _NODES, panels=1200)
         seen = seen[np.argsort(np.arctan2(seen[:, 1], seen[:, 0]))]
         rows[a.name] = [seen.max(axis=1).sum() / 2, seen[:, 1] @ (np.cumsum(seen[:, 0]) - seen[:, 0] / 2)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["accuracy", "auc"]).rename_axis("attribute")

@@ -301,14 +301,17 @@ def separation(scenario: Scenario, severity_noise: float) -> float:
     return float((high - low) / np.hypot(scenario.severity_sd, severity_noise))
 
 
-def channel(effect: Effect, noise: float, size: int) -> np.ndarray:
-    """P(observation | value) of one attribute, shape ``(observations, 2)``, with at most ``size`` rows if noisy."""
+def channel(effect: Effect, noise: float, size: int, panels: int = 12) -> np.ndarray:
+    """P(observation | value) of one attribute, shape ``(observations, 2)``, with at most ``size`` rows if noisy.
+
+    ``panels`` cover nine standard deviations to either side of each mean; sums of functions with a kink need more.
+    """
     if np.isinf(noise) or (effect.mean == 0 and effect.sd == 0):
         return np.ones((1, 2))
     if noise == 0:
         return np.eye(2)
-    # Both densities and their ratio are smooth on panels of one and a half standard deviations of either.
-    total, grid = np.hypot(effect.sd, noise), np.arange(-9.0, 9.1, 1.5)
+    # On panels of one or two standard deviations both densities and their ratio are smooth.
+    total, grid = np.hypot(effect.sd, noise), np.linspace(-9, 9, panels + 1)
     edges = np.unique(np.concatenate([noise * grid, effect.mean + total * grid]))
     node, weight = np.polynomial.legendre.leggauss(8)
     half = np.diff(edges)[:, None] / 2
