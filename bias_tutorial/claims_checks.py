@@ -14,14 +14,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from .claims import Claim, chapters, is_number, load_claims, seed_range, show, verdict
-from .experiments import PILOT_SEEDS, Store, code_digest, run_once, sweep
+from .claims import Claim, chapters, find_claim, is_number, load_claims, seed_range, show, verdict
+from .experiments import PILOT_SEEDS, Store, check_seeds, code_digest, run_once, sweep
 
 FAMILY_WISE = 0.01  # chance that any live number of the whole book falls outside its prediction interval
 WORK = Path("build") / "claims"  # where repeated runs are kept, below the current folder; not under version control
@@ -82,7 +83,7 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     chapter : str
         Such as ``'01'``.
     seeds : iterable of int, optional
-        Default the seeds of each claim. Pilot seeds (900 and above) are run and shown, never counted or stored.
+        At least two; default the seeds of each claim. Pilot seeds (900 and above) are shown, never counted or stored.
     workers : int
         Processes.
     full : bool
@@ -99,7 +100,9 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     """
     claims = [claim for claim in load_claims(chapter) if full or not claim.full]
     seeds = None if seeds is None else tuple(seeds)
-    pilot = seeds is not None and min(seeds) >= PILOT_SEEDS
+    pilot = seeds is not None and min(check_seeds(seeds)) >= PILOT_SEEDS
+    if seeds is not None and not pilot and len(seeds) < 2:
+        raise ValueError("a verdict needs at least two seeds")
     if update and seeds is not None:
         raise ValueError("--update stores all seeds of the claims; leave --seeds out")
     jobs: dict[tuple, list[dict]] = {}
@@ -118,14 +121,14 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     if pilot:
         return True
     for claim in claims:
-        rows = Store(_working(claim.measure, folder, chapter)).rows()
-        chosen = [row for row in rows if seeds is None or row["seed"] in seeds]
-        new = verdict(claim, chosen) if sum(row["key"] in claim.keys for row in chosen) > 1 else None
-        print(f"\n{claim.id}: {claim.statement}\n  now:    {new.sentence() if new else 'one run only, no verdict'}")
+        known = set(seeds or ()) <= set(claim.seeds)  # then the same seeds are compared, else fresh ones with all stored
+        claim = replace(claim, seeds=seeds or claim.seeds)
+        new = verdict(claim, Store(_working(claim.measure, folder, chapter)).rows())
+        print(f"\n{claim.id}: {claim.statement}\n  now:    {new.sentence()}")
         if not update:
-            old = verdict(claim)
+            old = verdict(claim) if known else verdict(find_claim(chapter, claim.id))
             print(f"  stored: {old.sentence()}")
-            same &= new is None or new.holds == old.holds
+            same &= new.holds == old.holds
     if update:
         for claim in claims:  # the short runs, which every test repeats
             sweep(claim.short["settings"], claim.measure, _working(claim.measure, folder, chapter),

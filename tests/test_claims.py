@@ -149,8 +149,15 @@ def test_runs_are_stored_shown_repeated_and_compared(stored, capsys):
     assert claims_checks.main(["run", "01", "--workers", "1"]) == 0
     assert claims_checks.main(["run", "01", "--workers", "1", "--seeds", "900:902"]) == 0
     assert Store(stored / "runs" / "01_measured.jsonl").rows() == rows
+    assert claims_checks.main(["run", "all", "--workers", "1", "--seeds", "2:4"]) == 0
+    assert "of 2 seeds" in capsys.readouterr().out.split("stored:")[1]  # the same two seeds, as they are stored
+    assert claims_checks.main(["run", "01", "--workers", "1", "--seeds", "20:25"]) == 0
+    shown = capsys.readouterr().out
+    assert "of 5 seeds" in shown and "of 10 seeds" in shown.split("stored:")[1]
     with pytest.raises(SystemExit):
         claims_checks.main(["run"])
+    assert claims_checks.main(["run", "01", "--seeds", "5:6"]) == 1
+    assert claims_checks.main(["run", "01", "--seeds", "0:10", "--update"]) == 1
     capsys.readouterr()
     assert claims_checks.main(["run", "01", "--seeds", "5:905"]) == 1
     assert "pilot" in capsys.readouterr().err
