@@ -121,7 +121,7 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     if pilot:
         return True
     for claim in claims:
-        known = set(seeds or ()) <= set(claim.seeds)  # then the same seeds are compared, else fresh ones with all stored
+        known = set(seeds or ()) <= set(claim.seeds)  # the same seeds are compared; fresh ones with all stored
         claim = replace(claim, seeds=seeds or claim.seeds)
         new = verdict(claim, Store(_working(claim.measure, folder, chapter)).rows())
         print(f"\n{claim.id}: {claim.statement}\n  now:    {new.sentence()}")
