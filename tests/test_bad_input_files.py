@@ -94,6 +94,7 @@ def test_a_wrong_call_is_explained(folder, change, said):
         (b"file,person\na.png,P0\nb.png,P0,train,1\n", "line 3: 4 cells, expected 2"),
         (b"file,file\na.png,P0\n", "names a column twice"),
         (b'file,person\n"a.png,P0\n', "cannot be read as a table"),
+        (b"file,person\na.png,P0\n\nb.png,P1\n", "line 3: 0 cells, expected 2"),
         (b"\xff\xfe\x00\x01", "cannot be read as a table"),
     ],
 )

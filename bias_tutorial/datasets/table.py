@@ -123,10 +123,11 @@ def read_rows(csv: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"'{csv}': there is no such table")
     try:
         with open(csv, newline="", encoding="utf-8-sig") as handle:
-            lines = [line for line in reader(handle, delimiter="\t" if csv.suffix.lower() == ".tsv" else ",", strict=True)
-                     if line]
+            lines = list(reader(handle, delimiter="\t" if csv.suffix.lower() == ".tsv" else ",", strict=True))
     except (UnicodeDecodeError, CSVError) as error:
         raise ValueError(f"'{csv}' cannot be read as a table: {error}") from error
+    while lines and not lines[-1]:  # empty lines at the end
+        lines.pop()
     if len(lines) < 2:
         raise ValueError(f"'{csv}' has no rows below its header")
     header = [name.strip() for name in lines[0]]
