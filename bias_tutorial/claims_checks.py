@@ -1,7 +1,7 @@
 """Repeat the runs behind the claims, and check what the chapters say against them.
 
 python -m bias_tutorial.claims run 01 [--seeds 0:10] [--workers 2] [--full] [--update]
-python -m bias_tutorial.claims short [01]
+python -m bias_tutorial.claims short [01] [--update]
 python -m bias_tutorial.claims check [EXECUTED_NOTEBOOK ...]
 """
 
@@ -130,10 +130,7 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
             print(f"  stored: {old.sentence()}")
             same &= new.holds == old.holds
     if update:
-        for claim in claims:  # the short runs, which every test repeats
-            sweep(claim.short["settings"], claim.measure, _working(claim.measure, folder, chapter),
-                  [claim.short["seed"]], workers=1, progress=False)
-        _store(load_claims(chapter), Path(folder))
+        store_short(chapter, folder)
     elif not same:
         print("\nA verdict differs from the stored one.")
     return same
@@ -156,6 +153,15 @@ def repeat_short(chapter: str) -> list[str]:
             problems.append(f"{where}: the short run gives {claim.quantity} = {new}, stored {old}, "
                             f"tolerance {claim.short['tolerance']}")
     return problems
+
+
+def store_short(chapter: str, folder: str | os.PathLike = WORK) -> None:
+    """Store the short runs of a chapter, which every test repeats, and whatever else was run again in ``folder``."""
+    claims = load_claims(chapter)
+    for claim in claims:
+        sweep(claim.short["settings"], claim.measure, _working(claim.measure, folder, chapter), [claim.short["seed"]],
+              workers=1, progress=False)
+    _store(claims, Path(folder))
 
 
 def _estimate(claims: list[Claim], runs: int, workers: int) -> None:
@@ -200,6 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--update", action="store_true", help="put the new runs in the place of the stored ones")
     short = commands.add_parser("short", help="repeat one short run of every claim")
     short.add_argument("chapter", nargs="?")
+    short.add_argument("--update", action="store_true", help="store the short runs as they come out now")
     check = commands.add_parser("check", help="check every number in the prose")
     check.add_argument("notebooks", nargs="*", type=Path, help="executed chapters, to check what they recorded too")
     options = parser.parse_args(arguments)
@@ -209,7 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
             same = [repeat(c, options.seeds, options.workers, options.full, options.update) for c in wanted]
             return 0 if all(same) else 1
         if options.command == "short":
-            problems = [p for c in ([options.chapter] if options.chapter else chapters()) for p in repeat_short(c)]
+            wanted = [options.chapter] if options.chapter else chapters()
+            for chapter in wanted if options.update else ():
+                store_short(chapter)
+            problems = [p for c in wanted for p in repeat_short(c)]
         else:
             from .sources import check_book
 

@@ -195,6 +195,8 @@ def test_the_short_row_must_agree(stored, capsys):
     Store(path).append({**short, "results": {**short["results"], "gap": short["results"]["gap"] + 1e-6}})
     assert claims_checks.main(["short", "01"]) == 1
     assert "the short run gives gap = 0.1" in capsys.readouterr().err
+    assert claims_checks.main(["short", "01", "--update"]) == 0  # stores what comes out now, and the kept runs with it
+    assert len(Store(path).rows()) == 11
 
 
 # ---------------------------------------------------------------------- recorded and live
