@@ -37,7 +37,7 @@ def visits():
             "patient_id": ["P-1", "P 2", "P-1", "x_3", "P 2"],
             "split": ["train", "test", "train", "validation", "test"],
             "finding": [1.0, np.nan, 0.0, 1.0, 0.0],
-            "sex": ["F", "M", "F", None, "M"],
+            "sex": ["F", "M", "F", np.nan, "M"],
             "age": [61.5, 40.0, 62.5, np.nan, 41.0],
             "seen": [True, False, True, True, False],
             "count": np.array([3, 2, 1, 5, 4], dtype=np.int16),

@@ -212,9 +212,11 @@ def _bias_label(table: pd.DataFrame, schema: Schema) -> list[int]:
         if len(wrong):
             raise ValueError(f"SimBA's layout: column '{column}' holds {wrong.iloc[0]} in row {wrong.index[0]}, "
                              "expected 0 or 1")
+    if not schema.attributes:
+        return [0] * len(table)
     codes = {carried: code for code, carried in MULTI_BIAS.items()}
     carried = table[list(schema.attributes)].astype(int).itertuples(index=False, name=None)
-    return [codes[c] if len(c) == 2 else (c[0] if c else 0) for c in carried]
+    return [codes[c] if len(c) == 2 else c[0] for c in carried]
 
 
 def write_tables(folder: Path, table: pd.DataFrame, record: Mapping[str, Any]) -> None:
