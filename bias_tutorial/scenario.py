@@ -8,6 +8,7 @@ turns it into a table with one row per subject, *stratified* so that nothing but
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations as pairs
 from itertools import product
 from typing import Any
 
@@ -261,16 +262,19 @@ class Scenario:
         split = np.zeros(n, dtype=int)
         combination = np.zeros(n, dtype=int)
         joint = self.joint_table().reshape(len(self.class_shares), -1)
+        combinations = np.array(list(product((0, 1), repeat=len(self.attributes))), dtype=int)
+        groups = [(carried == 1, carried == 0) for carried in combinations.T]
+        splits = list(pairs(np.eye(len(SPLITS), dtype=bool), 2))
         for y in range(len(self.class_shares)):
             rows = np.flatnonzero(disease == y)
-            split[rows] = assign(latents[rows], np.zeros(len(rows), int), self.split_shares, rng("split", y), stratify)
-            combination[rows] = assign(latents[rows], split[rows], joint[y], rng("attributes", y), stratify)
+            split[rows] = assign(latents[rows], np.zeros(len(rows), int), self.split_shares, splits,
+                                 rng("split", y), stratify)
+            combination[rows] = assign(latents[rows], split[rows], joint[y], groups, rng("attributes", y), stratify)
 
         width = max(5, len(str(n)))
         ids = [f"{k + 1:0{width}d}" for k in range(n)]
         columns: dict[str, Any] = {"image_id": ids, "patient_id": ids, "split": np.array(SPLITS, dtype=object)[split],
                                    "disease": disease}
-        combinations = np.array(list(product((0, 1), repeat=len(self.attributes))), dtype=int)
         carried = {a: combinations[combination, k] for k, a in enumerate(self.attribute_names)}
         columns |= carried
         columns |= dict(zip(self.balanced_latents, latents.T, strict=True))
