@@ -41,13 +41,20 @@ class Guard:
 
 BOOK = "book/build.py"
 CHECK_CLAIMS = "-m bias_tutorial.claims check"
+SHORT_RUNS = "-m bias_tutorial.claims short 01"
 PYTEST = "-m pytest -q -x -p no:cacheprovider "
 
 GUARDS = [
     # The simulated world
     Guard("stratification no longer balances", "bias_tutorial/stratify.py",
           "        if change[best] < 0:", "        if change[best] < -1e9:",
-          PYTEST + "tests/test_scenario.py", "assert"),
+          PYTEST + "tests/test_world.py -k twentieth", "test_groups_and_splits_differ_by_less"),
+    Guard("Jacobian check taken out", "bias_tutorial/simulate/deformation.py",
+          "bad = torch.nonzero(~(lowest > 0)).flatten().tolist()", "bad = []",
+          PYTEST + "tests/test_world.py -k folds", "DID NOT RAISE"),
+    Guard("counterfactual that changes nothing", "bias_tutorial/simulate/__init__.py",
+          "**{k: int(v) for k, v in attributes.items()}}", "}",
+          PYTEST + "tests/test_world.py -k twin", "test_a_twin_differs_in_the_one_effect_alone"),
     # The book
     Guard("cache key that forgets the package", "book/execution.py",
           'for folder in (root / "bias_tutorial", root / "data" / "samples"):',
@@ -62,7 +69,16 @@ GUARDS = [
     Guard("explorer shows another value than Python's", "bias_tutorial/explore.py",
           "repr(_plain(v))] for v in shown.values.values()]", "repr(_plain(v * 1.01))] for v in shown.values.values()]",
           PYTEST + "tests/test_explore.py -k equal_pythons", "test_values_in_the_page_equal_pythons"),
+    Guard("notebook cell that raises", "book/chapters/01_simulate_bias.ipynb",
+          'cohort.table[[', 'cohort.tables[[', PYTEST + "tests/test_chapters.py -k every_cell", "has no attribute 'tables'"),
     # Claims and prose
+    Guard("stored run changed by hand", "bias_tutorial/stored/runs/01_stratification.jsonl",
+          '"seed": 3, "results": {"worst_smd_stratified": 0.0', '"seed": 3, "results": {"worst_smd_stratified": 0.00',
+          PYTEST + "tests/test_claims.py -k stored_runs_are_whole", "was changed after it was written"),
+    Guard("code that no longer gives the stored results", "bias_tutorial/studies/chapter_01.py",
+          "return 1_000_000 * role + seed", "return 1_000_001 * role + seed", SHORT_RUNS, "the short run gives"),
+    Guard("wrong number in a chapter", "book/chapters/01_simulate_bias.ipynb",
+          "0.718<!-- =key:", "0.719<!-- =key:", CHECK_CLAIMS, "'0.719' should be 0.718"),
     Guard("wrong number in the README", "README.md", "92%<!-- =key:", "93%<!-- =key:",
           CHECK_CLAIMS, "'93%' should be 92%"),
     Guard("number without a source in the README", "README.md", "Simulated data and teaching material.",
