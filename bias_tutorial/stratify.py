@@ -82,10 +82,12 @@ def assign(latents, blocks, shares, sides, rng, stratify) -> np.ndarray:
 def _strata(latents, rng) -> tuple[np.ndarray, np.ndarray]:
     """Order rows by bins of severity (first column) and, inside, of subject magnitude (last); random within a bin."""
     n = len(latents)
-    bins = int(np.clip(np.sqrt(n / 10), 1, _MOST_BINS))
-    severity_bin = np.argsort(np.argsort(latents[:, 0])) * bins // n
+    # Severity first: decisions depend on it, so few subjects are spent on few bins of magnitude rather than of severity.
+    severity_bins = int(np.clip(n // 10, 1, _MOST_BINS))
+    bins = int(np.clip(n // (10 * severity_bins), 1, _MOST_BINS))
+    severity_bin = np.argsort(np.argsort(latents[:, 0])) * severity_bins // n
     norm_bin = np.zeros(n, dtype=int)
-    for b in range(bins):
+    for b in range(severity_bins):
         rows = np.flatnonzero(severity_bin == b)
         norm_bin[rows] = np.argsort(np.argsort(latents[rows, -1])) * bins // max(len(rows), 1)
     stratum = severity_bin * _MOST_BINS + norm_bin
