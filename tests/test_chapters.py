@@ -1,0 +1,91 @@
+"""Every chapter runs from start to end with small parameters, and what it records makes sense."""
+
+import math
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from bias_tutorial import answer_key
+from bias_tutorial.claims import recorded
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"))
+SMALL = yaml.safe_load((ROOT / "tests" / "parameters.yml").read_text())
+
+
+@pytest.fixture(scope="module", params=CHAPTERS, ids=lambda path: path.stem)
+def executed(request, tmp_path_factory):
+    """A chapter run in its own kernel with the small parameters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIAS_TUTORIAL_BOOK", "1")
+        patch.setenv("TQDM_DISABLE", "1")
+        out = tmp_path_factory.mktemp("chapter") / request.param.name
+        papermill.execute_notebook(request.param, out, SMALL[request.param.stem], progress_bar=False,
+                                   kernel_name="python3", cwd=str(request.param.parent))
+    return request.param.stem, nbformat.read(out, as_version=4)
+
+
+def test_there_are_chapters_and_each_has_small_parameters():
+    assert [path.stem for path in CHAPTERS] == sorted(SMALL)
+
+
+def test_every_cell_ran_and_no_warning_shows(executed):
+    _, notebook = executed
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.execution_count
+            noise = [o for o in cell.outputs if o.output_type == "stream" and o.name == "stderr" and "Warning" in o.text]
+            assert not noise, noise
+
+
+def test_recorded_results_are_finite(executed):
+    _, notebook = executed
+    values = recorded(notebook)
+    assert values and all(math.isfinite(v) for v in values.values() if isinstance(v, float | int))
+
+
+def test_chapter_1_records_what_the_key_fixes(executed):
+    name, notebook = executed
+    assert name == "01_simulate_bias", "a new chapter needs a test of the signs its key fixes"
+    values = recorded(notebook)
+    assert values["worst_smd_stratified"] < values["worst_smd_unstratified"]
+    key = answer_key.shortcut_curve(0.7)["tpr_gap"].iloc[0]
+    assert values["coefficient_mark"] > 0 and values["conflicting"] < values["aligned"]
+    assert abs(values["aligned"] - values["conflicting"] - key) < 0.04
+    assert values["image_gap_intensity"] > 0
+
+
+def test_frame_of_the_chapter():
+    for path in CHAPTERS:
+        notebook = nbformat.read(path, as_version=4)
+        text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+        for heading in ("In this chapter", "Before you start", "## Against the answer key", "## Does it hold?", "## Audit",
+                        "## What this does not show", "## Check yourself", "## Take away", "## Go further", "## References"):
+            assert heading in text, f"{path.name} lacks '{heading}'"
+        code = [c.source.splitlines() for c in notebook.cells if c.cell_type == "code"]
+        lengths = sorted(len(lines) for lines in code)
+        assert sum(lengths) <= 180 and lengths[-1] <= 25 and lengths[len(lengths) // 2] <= 6
+        assert 1800 <= len(text.split()) <= 3000
+        assert not any(c.get("outputs") for c in notebook.cells if c.cell_type == "code")
+
+
+def test_the_live_control_of_chapter_1_computes_anew(monkeypatch):
+    monkeypatch.delenv("BIAS_TUTORIAL_BOOK", raising=False)
+    notebook = nbformat.read(ROOT / "book" / "chapters" / "01_simulate_bias.ipynb", as_version=4)
+    cell = next(c.source for c in notebook.cells if c.cell_type == "code" and "explore.live(" in c.source)
+    *setup, call = cell.strip().rsplit("\n", 1)
+    scope = {"p_values": [0.5, 0.7, 0.9]}
+    exec("\n".join(setup), scope)  # noqa: S102 - the chapter's own cell
+    widget = eval(call, scope)  # noqa: S307
+    at = {}
+    for p in (0.5, 0.9):
+        widget.children[1].value = p
+        widget.update()
+        at[p] = widget.result
+    assert abs(at[0.5]) < 0.1 < 0.35 < at[0.9]
+    widget.children[0].value = 7
+    widget.update()
+    assert widget.result != at[0.9]
