@@ -47,7 +47,7 @@ PYTEST = "-m pytest -q -x -p no:cacheprovider "
 GUARDS = [
     # The simulated world
     Guard("stratification no longer balances", "bias_tutorial/stratify.py",
-          "        if change[best] < 0:", "        if change[best] < -1e9:",
+          "    if not stratify:", "    if True:",
           PYTEST + "tests/test_world.py -k twentieth", "test_groups_and_splits_differ_by_less"),
     Guard("Jacobian check taken out", "bias_tutorial/simulate/deformation.py",
           "bad = torch.nonzero(~(lowest > 0)).flatten().tolist()", "bad = []",
@@ -70,7 +70,8 @@ GUARDS = [
           "repr(_plain(v))] for v in shown.values.values()]", "repr(_plain(v * 1.01))] for v in shown.values.values()]",
           PYTEST + "tests/test_explore.py -k equal_pythons", "test_values_in_the_page_equal_pythons"),
     Guard("notebook cell that raises", "book/chapters/01_simulate_bias.ipynb",
-          'cohort.table[[', 'cohort.tables[[', PYTEST + "tests/test_chapters.py -k every_cell", "has no attribute 'tables'"),
+          "cohort.table[[", "cohort.tables[[",
+          PYTEST + "tests/test_chapters.py -k every_cell", "has no attribute 'tables'"),
     # Claims and prose
     Guard("stored run changed by hand", "bias_tutorial/stored/runs/01_stratification.jsonl",
           '"seed": 3, "results": {"worst_smd_stratified": 0.0', '"seed": 3, "results": {"worst_smd_stratified": 0.00',
