@@ -104,8 +104,9 @@ class Cohort:
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         if len(rows) == 0:
             raise ValueError("the subset is empty: no row of the cohort was chosen")
-        masks = None if self.masks is None else self.masks[rows]
-        return replace(self, images=self.images[rows], table=self.table.iloc[rows], masks=masks)
+        images, masks = (None if part is None else part.subset(rows) if hasattr(part, "subset") else part[rows]
+                         for part in (self.images, self.masks))  # files are not read before they are asked for
+        return replace(self, images=images, table=self.table.iloc[rows], masks=masks)
 
     def split(self, name: str) -> Cohort:
         """The rows of one split: 'train', 'validation' or 'test'."""

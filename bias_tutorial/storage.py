@@ -249,18 +249,7 @@ def write_simulation(scenario: str | Path | Scenario, n: int, seed: int, folder:
     if workers != int(workers) or workers < 1:
         raise ValueError(f"workers must be a whole number of at least 1, got {workers}")
     scenario = read_scenario(scenario, p)
-    table, schema, meta = _design(scenario, n, seed, shape, options)
-    return write_folder(folder, layouts[layout], table, schema, meta, partial(simulate.render, meta),
+    meta = simulate.design(scenario, n, seed, shape, **options)
+    return write_folder(folder, layouts[layout], simulate.drawn_table(meta), simulate.schema(scenario), meta,
+                        partial(simulate.render, meta),
                         shape=(1, *meta["shape"]), workers=int(workers), resume=True, progress=progress)
-
-
-def _design(scenario, n, seed, shape, options):
-    """Table, schema and meta of a simulation, without its images."""
-    from . import simulate
-
-    groups = len(scenario.class_shares) * 2 ** len(scenario.attributes)
-    # What a design says of itself does not depend on the number of images, so a few tell everything but n.
-    few = simulate.brain(scenario, min(n, 4 * groups), seed, shape=shape, **options)
-    meta = {**few.meta, "n": int(n)}
-    table = simulate.drawn_table(meta)
-    return table, few.schema, {**meta, "balance": table.attrs["balance"]}

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..cohort import Cohort
 from ..scenario import Scenario
-from .brain import brain, drawn_table, render, schema
+from .brain import brain, design, drawn_table, render, schema
 
-__all__ = ["brain", "counterfactual", "drawn_table", "remake", "render"]
+__all__ = ["brain", "counterfactual", "design", "drawn_table", "remake", "render", "schema"]
 
 
 def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohort:

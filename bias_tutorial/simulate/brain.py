@@ -67,6 +67,15 @@ def brain(scenario: Scenario, n: int, seed: int, shape: tuple[int, ...] = (112, 
     ValueError
         For an unknown region, a bad size, or a deformation that is not invertible.
     """
+    meta = design(scenario, n, seed, shape, noise, noise_order, stratify)
+    table = drawn_table(meta)
+    images = render(meta, range(len(table)), workers=workers, device=device)
+    return Cohort(images, table.copy(), schema(scenario), meta=meta)
+
+
+def design(scenario: Scenario, n: int, seed: int, shape: tuple[int, ...] = (112, 96), noise: float = 0.03,
+           noise_order: str = "last", stratify: bool = True) -> dict[str, Any]:
+    """What ``Cohort.meta`` of :func:`brain` holds, without any image; parameters and errors as there."""
     if not np.isfinite(noise) or noise < 0:
         raise ValueError(f"noise must be at least 0, got {noise}")
     if noise_order not in NOISE_ORDERS:
@@ -76,9 +85,7 @@ def brain(scenario: Scenario, n: int, seed: int, shape: tuple[int, ...] = (112, 
             "stratify": bool(stratify), "shape": list(grid.shape), "noise": float(noise), "noise_order": noise_order,
             "template": TEMPLATE, "affine": grid.affine.tolist(), "spacing": grid.spacing,
             "mm_per_unit": MM_PER_UNIT, "squarings": SQUARINGS, "counterfactual": {}}
-    table = drawn_table(meta)
-    images = render(meta, range(len(table)), workers=workers, device=device)
-    return Cohort(images, table.copy(), schema(scenario), meta={**meta, "balance": table.attrs["balance"]})
+    return {**meta, "balance": drawn_table(meta).attrs["balance"]}
 
 
 def schema(scenario: Scenario) -> Schema:
