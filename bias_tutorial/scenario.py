@@ -128,6 +128,7 @@ class Scenario:
 
     def __post_init__(self):
         object.__setattr__(self, "attributes", tuple(self.attributes))
+        object.__setattr__(self, "joint", _as_tuples(self.joint))
         for shares, what in ((self.class_shares, "class_shares"), (self.split_shares, "split_shares")):
             if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
                 raise ValueError(f"{what} must be at least 0 and sum to 1, got {tuple(shares)}")
@@ -223,9 +224,8 @@ class Scenario:
         values = dict(values)
         attributes = tuple(BiasAttribute(**{**a, "prevalence": tuple(a["prevalence"]), "effect": Effect(**a["effect"])})
                            for a in values.pop("attributes", ()))
-        joint = values.pop("joint", None)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(attributes=attributes, joint=None if joint is None else _as_tuples(joint), **values)
+        return cls(attributes=attributes, **values)
 
     # ------------------------------------------------------------------ the table
     def draw(self, n: int, seed: int, stratify: bool = True) -> pd.DataFrame:

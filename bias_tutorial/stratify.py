@@ -122,9 +122,10 @@ def _swap(latents, strata, cell, n_cells, rng, rounds: int = 400, proposals: int
     first = np.searchsorted(sorted_strata, sorted_strata, "left")
     size = np.searchsorted(sorted_strata, sorted_strata, "right") - first
     safe = np.maximum(counts, 1)[:, None]
+    idle, patience = 0, 20 * size.sum() / proposals  # by then every pair was surely proposed
     for _ in range(rounds):
         means = sums / safe
-        if (weight[:, None] * means**2).max() < 1e-6:
+        if (weight[:, None] * means**2).max() < 1e-6 or idle > patience:
             break
         place = rng.integers(0, n, proposals)
         other = first[place] + (rng.random(proposals) * size[place]).astype(int)
@@ -139,6 +140,7 @@ def _swap(latents, strata, cell, n_cells, rng, rounds: int = 400, proposals: int
             sums[a[best]] += delta[best]
             sums[b[best]] -= delta[best]
             cell[i[best]], cell[j[best]] = b[best], a[best]
+        idle = 0 if change[best] < 0 else idle + 1
     return cell
 
 
