@@ -11,6 +11,8 @@ OLDEST := .venv-oldest/.ready-$(shell cat requirements.txt pyproject.toml tests/
 PYTHON313 ?= python3.13
 PYTEST  = .venv/bin/python -m pytest -q
 PIP_OLDEST = .venv-oldest/bin/python -m pip --disable-pip-version-check
+# Old releases deprecate nothing of ours: they use what newer releases of their own dependencies deprecate.
+OLD_WARNINGS = -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
 COLAB_INDEX = $(if $(INDEX),--index $(lastword $(INDEX)))
 CHECK_PYTHON = import sys; sys.exit(sys.version_info < (3, 11))
 NEEDS_PYTHON = This needs Python 3.11 or newer, and $(PYTHON) is not. Name one that is: make PYTHON=python3.11
@@ -28,7 +30,8 @@ env: $(READY)  ## only install what the others need, in .venv
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { echo '$(NEEDS_PYTHON)'; exit 1; }
 	@.venv/bin/python -c '$(CHECK_PYTHON)' 2>/dev/null || $(PYTHON) -m venv --clear .venv || { echo '$(NEEDS_VENV)'; exit 1; }
-	@$(PIP) install --quiet $(INDEX) -r requirements.txt && $(PIP) install --quiet --no-deps -e . || { echo '$(NEEDS_NET)'; exit 1; }
+	@echo 'Installing into .venv ...'
+	@$(PIP) install -qq $(INDEX) -r requirements.txt && $(PIP) install -qq --no-deps -e . || { echo '$(NEEDS_NET)'; exit 1; }
 	@rm -f .venv/.ready-*
 	@touch $@
 
@@ -50,12 +53,13 @@ colab: $(READY)  ## the set-up cell of each chapter as Colab runs it (CHAPTER=01
 	@.venv/bin/python tests/colab.py $(CHAPTER) $(if $(FULL),--python $(PYTHON313) --torch 2.11.0,$(COLAB_INDEX))
 
 test-oldest: $(READY) $(OLDEST)  ## the tests with the oldest versions we allow, in an environment of their own
-	@.venv-oldest/bin/python -m pytest -q tests --ignore=tests/pages
+	@.venv-oldest/bin/python -m pytest -q $(OLD_WARNINGS) tests --ignore=tests/pages
 
 $(OLDEST): requirements.txt pyproject.toml tests/oldest.py
+	@echo 'Installing the oldest versions into .venv-oldest ...'
 	@.venv/bin/python -m venv --clear .venv-oldest
 	@.venv/bin/python tests/oldest.py > .venv-oldest/requirements.txt
-	@$(PIP_OLDEST) install --quiet $(INDEX) -r .venv-oldest/requirements.txt && $(PIP_OLDEST) install --quiet --no-deps -e . || { echo '$(NEEDS_NET)'; exit 1; }
+	@$(PIP_OLDEST) install -qq $(INDEX) -r .venv-oldest/requirements.txt && $(PIP_OLDEST) install -qq --no-deps -e . || { echo '$(NEEDS_NET)'; exit 1; }
 	@touch $@
 
 guards: $(READY)  ## plant each fault we guard against in a copy and demand that a check turns red
@@ -65,7 +69,7 @@ claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 S
 	@.venv/bin/python -m bias_tutorial.claims run $(or $(CHAPTER),all) $(if $(SEEDS),--seeds $(SEEDS))
 
 bench: $(READY)  ## measure speed against reference implementations, as ratios
-	@$(PIP) install --quiet -e '.[bench]' || { echo '$(NEEDS_NET)'; exit 1; }
+	@$(PIP) install -qq -e '.[bench]' || { echo '$(NEEDS_NET)'; exit 1; }
 	@for file in benchmarks/bench_*.py; do .venv/bin/python $$file || exit 1; done
 
 address:  ## write the public address everywhere (URL=https://github.com/you/where-bias-hides REF=main); checks it without
