@@ -130,7 +130,7 @@ class Scenario:
         object.__setattr__(self, "attributes", tuple(self.attributes))
         object.__setattr__(self, "joint", _as_tuples(self.joint))
         for shares, what in ((self.class_shares, "class_shares"), (self.split_shares, "split_shares")):
-            if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            if not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
                 raise ValueError(f"{what} must be at least 0 and sum to 1, got {tuple(shares)}")
         if min(self.class_shares) <= 0:
             raise ValueError(f"every class needs a share above 0, got class_shares={tuple(self.class_shares)}")
@@ -247,9 +247,7 @@ class Scenario:
             ``image_id, patient_id, split, disease``, one 0/1 column per attribute, then ``latent_names``.
             ``table.attrs['balance']`` is the largest standardised mean difference left (see :func:`balance`).
         """
-        if n != int(n) or n < 1:
-            raise ValueError(f"n must be a whole number of at least 1, got {n}")
-        n = int(n)
+        n = whole(n, "n", least=1)
         _check_counts(self, n)
         rng = streams(seed)
         disease = np.repeat(np.arange(len(self.class_shares)), quotas(self.class_shares, n))
@@ -304,17 +302,23 @@ def streams(seed: int):
         ``stream(purpose, *keys)`` gives a fresh ``numpy.random.Generator`` that depends on the seed, the purpose's
         name and the integer keys alone, never on which other streams exist or were used.
     """
-    if seed != int(seed) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed}")
+    seed = whole(seed, "seed", least=0)
 
     def stream(purpose: str, *keys: int) -> np.random.Generator:
         spawn_key = (int.from_bytes(purpose.encode(), "little") % (2**63), *keys)
-        return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(int(seed), spawn_key=spawn_key)))
+        return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed, spawn_key=spawn_key)))
 
     return stream
 
 
 # ---------------------------------------------------------------------- small helpers
+def whole(value, name: str, least: int) -> int:
+    """``value`` as an int; ``ValueError`` naming it unless it is a whole number of at least ``least``."""
+    if not (value >= least and value % 1 == 0):
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+    return int(value)
+
+
 def _check_counts(scenario: Scenario, n: int) -> None:
     """Refuse a cohort so small that a declared group would be empty."""
     joint = scenario.joint_table().reshape(len(scenario.class_shares), -1)

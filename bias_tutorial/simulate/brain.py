@@ -20,7 +20,7 @@ import torch
 from joblib import Parallel, delayed
 
 from ..cohort import Cohort, Schema
-from ..scenario import MORPHOLOGY, Scenario, streams
+from ..scenario import MORPHOLOGY, Scenario, streams, whole
 from .anatomy import TEMPLATE, Grid, subject_modes, template
 from .deformation import SQUARINGS, exponential, identity, refine, require_invertible, sample
 from .effects import MM_PER_UNIT, LocalField, change_intensity, region_field
@@ -81,8 +81,9 @@ def design(scenario: Scenario, n: int, seed: int, shape: tuple[int, ...] = (112,
     if noise_order not in NOISE_ORDERS:
         raise ValueError(f"noise_order must be one of {', '.join(NOISE_ORDERS)}, got '{noise_order}'")
     grid = Grid(shape)
-    meta = {"simulator": "brain", "version": VERSION, "scenario": scenario.to_dict(), "n": int(n), "seed": int(seed),
-            "stratify": bool(stratify), "shape": list(grid.shape), "noise": float(noise), "noise_order": noise_order,
+    meta = {"simulator": "brain", "version": VERSION, "scenario": scenario.to_dict(), "n": whole(n, "n", least=1),
+            "seed": whole(seed, "seed", least=0), "stratify": bool(stratify),
+            "shape": list(grid.shape), "noise": float(noise), "noise_order": noise_order,
             "template": TEMPLATE, "affine": grid.affine.tolist(), "spacing": grid.spacing,
             "mm_per_unit": MM_PER_UNIT, "squarings": SQUARINGS, "counterfactual": {}}
     return {**meta, "balance": drawn_table(meta).attrs["balance"]}
