@@ -1,0 +1,1 @@
+"""Ratios against reference implementations, measured in one run: ``make bench``."""
