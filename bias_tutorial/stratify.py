@@ -122,7 +122,8 @@ def _swap(latents, strata, cell, n_cells, rng, rounds: int = 400, proposals: int
     first = np.searchsorted(sorted_strata, sorted_strata, "left")
     size = np.searchsorted(sorted_strata, sorted_strata, "right") - first
     safe = np.maximum(counts, 1)[:, None]
-    idle, patience = 0, 20 * size.sum() / proposals  # by then every pair was surely proposed
+    # Few subjects: by then every pair was surely proposed, and the search may end before its rounds are over.
+    idle, patience = 0, 20 * size.sum() / proposals if n < 250 else rounds
     for _ in range(rounds):
         means = sums / safe
         if (weight[:, None] * means**2).max() < 1e-6 or idle > patience:
