@@ -21,6 +21,8 @@ from nbclient.exceptions import CellExecutionError
 
 WORDS_PER_MINUTE = 200
 CODE_LINES_PER_MINUTE = 12
+LONGEST_TRACEBACK = 3000  # characters
+ANSI = re.compile(r"\x1b\[[\d;]*m")  # colours
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 # The kernel sees these: widgets and progress bars stay out of the page, and hashes of strings are the same every time.
 KERNEL_ENV = {"BIAS_TUTORIAL_BOOK": "1", "PYTHONHASHSEED": "0", "TQDM_DISABLE": "1"}
@@ -107,7 +109,7 @@ def run(chapter: Path, key: str) -> tuple[nbformat.NotebookNode, Measured]:
             client.execute(env=env)
         except CellExecutionError as error:
             number = next((i for i, cell in enumerate(notebook.cells) if failed(cell)), -1)
-            what = f"{error.ename}: {error.evalue}\n{error.traceback}"
+            what = f"{error.ename}: {error.evalue}\n{ANSI.sub('', error.traceback)[-LONGEST_TRACEBACK:]}"
             raise BuildError(f"{chapter.name}, cell {number}: {what}") from None
         finally:
             memory.done.set()
