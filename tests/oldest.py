@@ -1,7 +1,7 @@
 """Print requirements with the oldest versions that ``pyproject.toml`` allows, and the test tools as pinned.
 
 torch and torchvision keep the pins of ``requirements.txt``: their older CPU builds are not on every package index, and
-the CUDA builds would take 5 GB for a test that uses no GPU.
+the CUDA builds would take 5 GB for a test that uses no GPU. packaging: the test that builds a wheel needs it newer.
 nilearn is older than its pin, which asks for a newer pandas; what the tests read from it is the same.
 """
 
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-AS_PINNED = {"torch", "torchvision"}
+AS_PINNED = {"torch", "torchvision", "packaging"}
 OLDER_TOOLS = {"nilearn": "nilearn==0.13.1"}
 
 
