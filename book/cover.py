@@ -22,7 +22,7 @@ def cover() -> str:
                                for m, i in ((0, 0), (1, 0), (0, 1)))
     figure = pictures.image_grid([made, shaped, stretched], ["as made", "one region reshaped", "contrast stretched"],
                                  [None, shaped - made, None], "change of grey",
-                                 what="One simulated brain slice three times: without a bias, and with each of two biases")
+                                 what="One simulated brain slice: without a bias, and with each of two biases")
     return figure.html()
 
 
