@@ -23,10 +23,10 @@ import time
 import zipfile
 from pathlib import Path
 
-import nbformat
 import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -148,7 +148,7 @@ def check_outputs(cell) -> None:
 
 def check_chapter(path: Path, python: Path, base: dict[str, str], parameters: dict) -> None:
     """Run one chapter under the contract; raises :class:`Broken`."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = load_notebook_node(str(path))
     number = set_up(notebook)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -21,9 +21,9 @@ def chromium() -> str | None:
 
 
 def pages() -> list[str]:
-    """Every page of the built book, as a path below its folder."""
+    """Every page of the built book, as a path below its folder; index.html only leads on to the first one."""
     found = (path.relative_to(HTML) for path in HTML.rglob("*.html"))
-    return sorted(path.as_posix() for path in found if "_static" not in path.parts)
+    return sorted(path.as_posix() for path in found if "_static" not in path.parts and path.name != "index.html")
 
 
 @dataclass

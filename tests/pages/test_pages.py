@@ -50,6 +50,12 @@ def test_keyboard_reaches_the_text(visit, name):
     assert page.evaluate("document.activeElement.closest('main') !== null")
 
 
+def test_the_first_file_leads_to_the_first_page(visit):
+    page, faults = visit("index.html")
+    page.wait_for_selector("article h1")
+    assert page.url.endswith("intro.html") and faults.requests == [] and faults.errors == []
+
+
 def test_search_finds_a_word_of_the_glossary(visit):
     page, faults = visit("search.html", query="?q=attribute")
     page.wait_for_selector("#search-results li a")
