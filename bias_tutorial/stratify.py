@@ -82,7 +82,7 @@ def assign(latents, blocks, shares, sides, rng, stratify) -> np.ndarray:
 def _strata(latents, rng) -> tuple[np.ndarray, np.ndarray]:
     """Order rows by bins of severity (first column) and, inside, of subject magnitude (last); random within a bin."""
     n = len(latents)
-    # Severity first: decisions depend on it, so few subjects are spent on few bins of magnitude rather than of severity.
+    # Severity first, as decisions depend on it: with few subjects the bins of magnitude become fewer, not these.
     severity_bins = int(np.clip(n // 10, 1, _MOST_BINS))
     bins = int(np.clip(n // (10 * severity_bins), 1, _MOST_BINS))
     severity_bin = np.argsort(np.argsort(latents[:, 0])) * severity_bins // n
