@@ -154,7 +154,7 @@ def test_streams_are_independent_of_each_other():
     alone = streams(3)("noise", 7).standard_normal(4)
     stream("subject").standard_normal(100)
     np.testing.assert_array_equal(stream("noise", 7).standard_normal(4), alone)
-    others = [stream("noise", 8), stream("noise"), stream("nois", 7), streams(4)("noise", 7)]
+    others = [stream("noise", 8), stream("noise"), stream("nois", 7), stream("trace", 7), streams(4)("noise", 7)]
     assert all(not np.array_equal(o.standard_normal(4), alone) for o in others)
 
 
