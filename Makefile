@@ -8,6 +8,7 @@ endif
 # The environment is ready when this stamp is there; its name changes with what is to be installed.
 READY  := .venv/.ready-$(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 OLDEST := .venv-oldest/.ready-$(shell cat requirements.txt pyproject.toml tests/oldest.py | cksum | cut -d' ' -f1)
+BENCH  := .venv-bench/.ready-$(shell cat benchmarks/requirements.txt 2>/dev/null | cksum | cut -d' ' -f1)
 PYTHON313 ?= python3.13
 PYTEST  = .venv/bin/python -m pytest -q
 PIP_OLDEST = .venv-oldest/bin/python -m pip --disable-pip-version-check
@@ -68,9 +69,14 @@ guards: $(READY)  ## plant each fault we guard against in a copy and demand that
 claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 SEEDS=0:10)
 	@.venv/bin/python -m bias_tutorial.claims run $(or $(CHAPTER),all) $(if $(SEEDS),--seeds $(SEEDS))
 
-bench: $(READY)  ## measure speed against reference implementations, as ratios
-	@$(PIP) install -qq -e '.[bench]' || { echo '$(NEEDS_NET)'; exit 1; }
-	@for file in benchmarks/bench_*.py; do .venv/bin/python $$file || exit 1; done
+bench: $(READY) $(BENCH)  ## measure speed and exactness against SimpleITK and ANTs (their environment takes 0.9 GB)
+	@.venv/bin/python -m benchmarks
+
+$(BENCH): benchmarks/requirements.txt
+	@echo 'Installing the reference into .venv-bench ...'
+	@.venv/bin/python -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip --disable-pip-version-check install -qq -r $< || { echo '$(NEEDS_NET)'; exit 1; }
+	@touch $@
 
 address:  ## write the public address everywhere (URL=https://github.com/you/where-bias-hides REF=main); checks it without
 	@$(PYTHON) book/address.py $(if $(URL),--url $(URL)) $(if $(REF),--ref $(REF))
