@@ -155,7 +155,8 @@ def test_an_old_python_is_named(monkeypatch):
 
 
 # ---------------------------------------------------------------------- the set-up line
-def test_ready_prints_one_line(capsys):
+def test_ready_prints_one_line(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test may have loaded it
     ready()
     text = capsys.readouterr().out
     assert text.count("\n") == 1
