@@ -3,8 +3,8 @@
 Within bins of severity and subject magnitude every group gets its share (as in SimBA, ``generate_data/
 define_stratified_distributions.py``, but no row is dropped); then pairs from the same bin are swapped while that
 brings the groups' means nearer to each other, a relative of rerandomisation (Morgan and Rubin 2012). From 2,000
-subjects on, every group of at least 50 a class ends within .05 standard deviations of the others; rarer groups come as near as
-the search gets, and the table says how near that is.
+subjects on, every group of at least 50 a class ends within .05 standard deviations of the others; rarer groups come as
+near as the search gets, and the table says how near that is.
 """
 
 from __future__ import annotations
