@@ -1,6 +1,5 @@
 """Simulated brains: one warp for two, effects by hand, twins, and the same bits however they are made."""
 
-
 import hashlib
 import json
 import sys

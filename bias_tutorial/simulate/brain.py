@@ -10,6 +10,7 @@ them, see ``noise_order``).
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -22,7 +23,7 @@ from joblib import Parallel, delayed
 from ..cohort import Cohort, Schema
 from ..scenario import MORPHOLOGY, Scenario, streams, whole
 from .anatomy import TEMPLATE, Grid, subject_modes, template
-from .deformation import SQUARINGS, exponential, identity, refine, require_invertible, sample
+from .deformation import SQUARINGS, exponential, identity, refine_axis, require_invertible, sample
 from .effects import MM_PER_UNIT, LocalField, change_intensity, region_field
 
 VERSION = 1  # of the simulated world: raised whenever the same meta would give other images
@@ -145,7 +146,7 @@ def render(meta: dict[str, Any], rows, workers: int = 1, device: str = "cpu", ch
     parts = [rows[k:k + chunk] for k in range(0, len(rows), chunk)]
     out = np.empty((len(rows), 1, *meta["shape"]), dtype=np.float32)
     if workers == 1:
-        # Slices are too small to share out among threads: waiting for each other costs more than it gains.
+        # Slices are too small to share out among threads: it costs more than it gains.
         threads = 1 if len(meta["shape"]) == 2 else torch.get_num_threads()
         results = (_render_chunk(meta, part, device, threads) for part in parts)
     else:
@@ -178,6 +179,25 @@ class _World:
 
     def positions(self, rows: pd.DataFrame) -> torch.Tensor:
         """Where each pixel of the subjects' images is read in the template, ``(n, dimensions, *shape)``, in pixels."""
+        return self._positions(*self._deformations(rows), slice(0, self.grid.shape[0]))
+
+    def images(self, rows: pd.DataFrame, threads: int) -> torch.Tensor:
+        """The template read at :meth:`positions`, shape ``(n, *shape)``."""
+        images = torch.empty((len(rows), *self.grid.shape), device=self.device)
+        deformations = self._deformations(rows)
+
+        def read(layers):
+            images[:, layers] = self._read_template(self._positions(*deformations, layers))
+
+        # By runs of layers: what is in work stays in the processor's cache, and threads share out the runs.
+        depth = max(1, _CHUNK_PIXELS // (len(rows) * int(np.prod(self.grid.shape[1:]))))
+        runs = [slice(k, min(k + depth, self.grid.shape[0])) for k in range(0, self.grid.shape[0], depth)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, runs))
+        return images
+
+    def _deformations(self, rows: pd.DataFrame):
+        """The subjects' positions, still on their lattice along the first axis, and the moves of the effects."""
         names = rows["image_id"].tolist()
         velocity = torch.zeros((len(rows), *self.modes.shape[1:]), device=self.device)
         for k, mode in enumerate(self.modes):  # one by one: a matrix product's last bits depend on the batch
@@ -185,9 +205,11 @@ class _World:
         subject = exponential(velocity)
         require_invertible(subject, names, "subject's deformation")
         step = torch.from_numpy(self._per_axis(self.step).astype(np.float32)).to(self.device)
-        start = identity(self.lattice, str(self.device))
-        position = refine((start + subject) * step, self.grid.shape)
+        coarse = (identity(self.lattice, str(self.device)) + subject) * step
+        for axis in reversed(range(3, coarse.ndim)):
+            coarse = refine_axis(coarse, axis, self.grid.shape[axis - 2])
         moved = float((subject * step).abs().max())
+        moves = []
         for fields, box in self.fields:
             local = torch.zeros((len(rows), self.grid.dimensions, *(b.stop - b.start for b in box)), device=self.device)
             for column, field in fields:
@@ -195,19 +217,24 @@ class _World:
                 local[(..., *inner)] -= self._column(rows, column) * field.velocity.to(self.device)
             local = exponential(local)
             require_invertible(local, names, "disease or bias deformation")
-            _move_on(position, local, box, fields[0][1].step, moved)
+            moves.append((local, box, fields[0][1].step, moved))
             moved += fields[0][1].step * float(local.abs().max())
+        return coarse, moves
+
+    def _positions(self, coarse: torch.Tensor, moves: list, layers: slice) -> torch.Tensor:
+        position = refine_axis(coarse, 2, self.grid.shape[0], layers)
+        for move in moves:
+            _move_on(position, *move, first=layers.start)
         return position
 
-    def read_template(self, position: torch.Tensor) -> torch.Tensor:
-        """The template read at ``position``, shape ``(n, *shape)``."""
+    def _read_template(self, position: torch.Tensor) -> torch.Tensor:
         n, first = position.shape[0], position.shape[2]
         if self.grid.dimensions == 2:
             return sample(self.template.expand(n, 1, *self.grid.shape), position)[:, 0]
         # grid_sample shares its work out by image: give it the layers of a volume as images of one layer each.
         layers = position.movedim(2, 1).flatten(0, 1).unsqueeze(2)
         read = sample(self.template.expand(n * first, 1, *self.grid.shape), layers)
-        return read.reshape(n, *self.grid.shape)
+        return read.reshape(n, *position.shape[2:])
 
     def _per_axis(self, values) -> np.ndarray:
         return np.asarray(values).reshape(-1, *(1,) * self.grid.dimensions)
@@ -236,15 +263,20 @@ def _group_overlapping(fields: list[tuple[str, LocalField]]) -> list[tuple[list[
     return groups
 
 
-def _move_on(position: torch.Tensor, local: torch.Tensor, box: tuple[slice, ...], step: int, moved: float) -> None:
+def _move_on(position: torch.Tensor, local: torch.Tensor, box: tuple[slice, ...], step: int, moved: float,
+             first: int = 0) -> None:
     """Move every position on, in place, by the displacement ``local`` that lives on a box of a lattice, 0 outside.
 
     No position is further than ``moved`` from its own pixel, so only pixels that near to the box are looked at.
+    ``first`` is the pixel along the first axis at which ``position`` begins.
     """
     shape = position.shape[2:]
     reach = int(np.ceil(moved)) + step + 1
-    near = tuple(slice(max(b.start * step - reach, 0), min(b.stop * step + reach, s))
-                 for b, s in zip(box, shape, strict=True))
+    begins = (first, *(0,) * (len(shape) - 1))
+    near = tuple(slice(max(b.start * step - reach - begin, 0), min(b.stop * step + reach - begin, s))
+                 for b, s, begin in zip(box, shape, begins, strict=True))
+    if near[0].start >= near[0].stop:
+        return
     origin = torch.tensor([b.start for b in box], dtype=torch.float32, device=position.device)
     there = position[(..., *near)]
     on_lattice = there / step - origin.reshape(-1, *(1,) * len(shape))
@@ -252,7 +284,7 @@ def _move_on(position: torch.Tensor, local: torch.Tensor, box: tuple[slice, ...]
 
 
 @contextmanager
-def _threads(count: int):
+def _torch_threads(count: int):
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -264,30 +296,31 @@ def _threads(count: int):
 @torch.no_grad()
 def _render_chunk(meta: dict[str, Any], rows: np.ndarray, device: str, threads: int) -> np.ndarray:
     table = drawn_table(meta).iloc[rows]
-    with _threads(threads):
-        return _images(meta, rows, table, device)
+    # Torch's own threads wait for each other at every step, and badly so on a busy machine: ours share whole runs.
+    with _torch_threads(1):
+        return _images(meta, rows, table, device, threads)
 
 
-def _images(meta: dict[str, Any], rows: np.ndarray, table: pd.DataFrame, device: str) -> np.ndarray:
+def _images(meta: dict[str, Any], rows: np.ndarray, table: pd.DataFrame, device: str, threads: int) -> np.ndarray:
     shape = tuple(meta["shape"])
     world = _world(json.dumps(meta["scenario"], sort_keys=True), shape, device)
-    images = world.read_template(world.positions(table))
+    images = world.images(table, threads)
     stream = streams(meta["seed"])
     out = np.empty((len(rows), 1, *shape), dtype=np.float32)
     for k, (row, image) in enumerate(zip(rows, images, strict=True)):
         low, high = image.aminmax()
-        image = (image - low) / (high - low)
+        image.sub_(low).div_(high - low)
         grain = None
         if meta["noise"]:
             grain = torch.from_numpy(stream("noise", int(row)).standard_normal(shape, dtype=np.float32)).to(device)
             grain *= meta["noise"]
         if grain is not None and meta["noise_order"] == "before_intensity":
-            image = (image + grain).clamp(0, 1)
+            image.add_(grain).clamp_(0, 1)
         for attribute in world.intensity:
             if table[attribute.name].iloc[k]:
                 strength = float(table[f"{attribute.name}_strength"].iloc[k])
                 image = change_intensity(image, attribute.kind, strength, world.grid)
         if grain is not None and meta["noise_order"] == "last":
-            image = (image + grain).clamp(0, 1)
+            image = image.add_(grain).clamp_(0, 1)
         out[k, 0] = image.cpu().numpy()
     return out
