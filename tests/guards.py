@@ -70,7 +70,7 @@ GUARDS = [
           "repr(_plain(v))] for v in shown.values.values()]", "repr(_plain(v * 1.01))] for v in shown.values.values()]",
           PYTEST + "tests/test_explore.py -k equal_pythons", "test_values_in_the_page_equal_pythons"),
     Guard("notebook cell that raises", "book/chapters/01_simulate_bias.ipynb",
-          "cohort.table[[", "cohort.tables[[",
+          "cohort.table[shown]", "cohort.tables[shown]",
           PYTEST + "tests/test_chapters.py -k every_cell", "has no attribute 'tables'"),
     # Claims and prose
     Guard("stored run changed by hand", "bias_tutorial/stored/runs/01_stratification.jsonl",
