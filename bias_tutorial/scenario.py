@@ -283,9 +283,12 @@ class Scenario:
         return table
 
     def potential_strengths(self, n: int, seed: int) -> dict[str, np.ndarray]:
-        """Strength each subject has *if* it carries the attribute: what a counterfactual twin gets."""
+        """Strength each subject has *if* it carries the attribute: what a counterfactual twin gets.
+
+        The streams go by the attributes' order, so a further attribute leaves the strengths of the earlier ones alone.
+        """
         rng = streams(seed)
-        return {a.name: a.effect.draw(rng(f"strength:{a.name}"), n) for a in self.attributes}
+        return {a.name: a.effect.draw(rng("strength", *([k] if k else [])), n) for k, a in enumerate(self.attributes)}
 
 
 def streams(seed: int):
@@ -300,7 +303,8 @@ def streams(seed: int):
     -------
     callable
         ``stream(purpose, *keys)`` gives a fresh ``numpy.random.Generator`` that depends on the seed, the purpose's
-        name and the integer keys alone, never on which other streams exist or were used.
+        name and the integer keys alone, never on which other streams exist or were used. Names count by their first
+        eight letters: tell streams that begin alike apart by a key.
     """
     seed = whole(seed, "seed", least=0)
 

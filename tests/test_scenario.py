@@ -139,8 +139,9 @@ def test_an_added_attribute_changes_no_subject_split_or_strength():
         after = more.draw(600, 5)
         columns = ["image_id", "split", "disease", *one.balanced_latents]
         pd.testing.assert_frame_equal(after[columns], before[columns])
-        np.testing.assert_array_equal(more.potential_strengths(600, 5)["morphology"],
-                                      one.potential_strengths(600, 5)["morphology"])
+    appended = replace(one, attributes=(*one.attributes, extra))  # streams of strengths go by order
+    np.testing.assert_array_equal(appended.potential_strengths(600, 5)["morphology"],
+                                  one.potential_strengths(600, 5)["morphology"])
     pd.testing.assert_frame_equal(preset("no_bias").draw(600, 5)[columns], before[columns])
 
 
@@ -204,3 +205,11 @@ def test_presets_differ_as_published():
     assert preset("intensity").attributes[0].kind == "contrast_stretch"
     assert [a.kind for a in preset("both").attributes] == ["morphology", "contrast_stretch"]
     assert preset("no_bias").attributes == ()
+
+
+def test_strengths_of_two_biases_are_independent():
+    two = (BiasAttribute("one", "morphology", (0.5, 0.5), region="left_insula"),
+           BiasAttribute("other", "morphology", (0.5, 0.5), region="right_occipital"))
+    strengths = Scenario("two", two).potential_strengths(4000, 3)
+    assert abs(np.corrcoef(strengths["one"], strengths["other"])[0, 1]) < 0.06
+    assert (Scenario("first", two[:1]).potential_strengths(4000, 3)["one"] == strengths["one"]).all()
