@@ -98,7 +98,7 @@ class Grid:
 
     @property
     def spacing(self) -> float:
-        """Edge of a pixel or voxel in mm, the same in all directions, so that the whole head is seen."""
+        """Edge of a pixel or voxel in mm, the same in all directions, so that every size shows the same view."""
         return float((_VIEW_MM[self.dimensions] / self.shape).max())
 
     @property

@@ -45,7 +45,7 @@ def brain(scenario: Scenario, n: int, seed: int, shape: tuple[int, ...] = (112, 
     seed : int
         The one seed.
     shape : tuple of int
-        ``(rows, columns)`` for an axial slice or ``(x, y, z)`` for a volume; the whole head is always seen. The
+        ``(rows, columns)`` for an axial slice or ``(x, y, z)`` for a volume; every size shows the same view. The
         published volume is (173, 211, 155) (Stanley et al. 2023).
     noise : float
         Standard deviation of Gaussian image noise, in units of the intensity range; 0 for none.
