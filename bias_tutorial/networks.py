@@ -83,7 +83,7 @@ def build(architecture: str = "modern", dimensions: int = 2, channels: int = 1, 
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture '{architecture}', expected one of {', '.join(ARCHITECTURES)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed sets those of every card
         torch.manual_seed(seed)
         if architecture == "published":
             return CNN(FILTERS["published"], dimensions, channels, classes, nn.Sigmoid, strided=False)

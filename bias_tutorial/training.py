@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from . import environment
 from .cohort import Cohort
+from .files import atomic
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,12 @@ class Recipe:
     epochs : int
         At most this many passes over the training split.
     batch_size : int
-        Images per step.
+        Images per step, at least 2.
     learning_rate, weight_decay : float
         Of AdamW; the rate falls along half a cosine over ``epochs``. (Stanley et al. 2025: Adam, 1e-4.)
     patience : int
-        Stop after this many epochs without a lower validation loss (Stanley et al. 2025: 15).
+        Stop after this many epochs without a lower validation loss (Stanley et al. 2025: 15). With batch norm the
+        validation loss jumps while the rate is high: too little patience stops before it settles.
     shift : int
         Each training image is moved by up to this many pixels along every axis, at random, edges repeated; 0 for not.
     precision : {'auto', 'fp32', 'bf16'}
@@ -46,14 +48,14 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
-    patience: int = 6
+    patience: int = 10
     shift: int = 2
     precision: str = "auto"
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "patience"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 1)):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= least):
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {getattr(self, name)!r}")
         if not self.learning_rate > 0 or not self.weight_decay >= 0:
             raise ValueError("learning_rate must be above 0 and weight_decay at least 0, "
                              f"got {self.learning_rate} and {self.weight_decay}")
@@ -105,8 +107,10 @@ def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Rec
     train, validation = (_rows(cohort, target, split) for split in ("train", "validation"))
     labels = _labels(cohort, target)
     network.to(device, memory_format=_layout(cohort))
+    _check_scores(_scores(network, cohort, train[:1], recipe, device), cohort, target)
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    state = _State(network, optimizer, _owner(network, cohort, target, recipe, seed, device), checkpoint)
+    owner = {} if checkpoint is None else _owner(network, cohort, target, recipe, seed, device)
+    state = _State(network, optimizer, owner, checkpoint)
     state.resume(device)
     bar = tqdm(total=recipe.epochs, initial=len(state.history), desc="epochs", disable=not progress)
     while len(state.history) < recipe.epochs and state.patience_used() < recipe.patience:
@@ -115,7 +119,7 @@ def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Rec
         losses = []
         for group in optimizer.param_groups:  # half a cosine, from the full rate to nearly nothing
             group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs)) / 2
-        with _seeded(seed, epoch, device) as rng:
+        with _seeded(seed, epoch) as rng:
             order = train[rng.permutation(len(train))]
             for rows in _batches(order, recipe.batch_size):
                 images = shifted(_images(cohort, rows, device), recipe.shift, rng)
@@ -167,8 +171,18 @@ def _labels(cohort: Cohort, target: str) -> torch.Tensor:
     return torch.tensor([places.get(value, -100) for value in cohort.table[target]])
 
 
+def _check_scores(scores: torch.Tensor, cohort: Cohort, target: str) -> None:
+    """Refuse a network whose last layer does not fit the target."""
+    values = cohort.schema.targets[target]
+    if scores.shape[1:] != (len(values),):
+        raise ValueError(f"the network gives scores of shape {tuple(scores.shape[1:])} an image, expected "
+                         f"({len(values)},): one for each value of '{target}', {list(values)}")
+
+
 def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     """Batches of nearly equal size, at most ``size``: none is left with a single image, which batch norm refuses."""
+    if size == 2 and len(order) > 1:  # an odd number in pairs: one batch of three
+        return np.array_split(order, len(order) // 2)
     return np.array_split(order, math.ceil(len(order) / size))
 
 
@@ -216,11 +230,10 @@ def _resolved(recipe: Recipe, device: str) -> str:
 
 
 @contextmanager
-def _seeded(seed: int, epoch: int, device: str) -> Iterator[np.random.Generator]:
+def _seeded(seed: int, epoch: int) -> Iterator[np.random.Generator]:
     """Random numbers that depend on seed and epoch alone, so that an epoch is the same after a resume."""
-    cuda = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
     rng = np.random.default_rng([seed, epoch])
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed sets those of every card
         torch.manual_seed(int(rng.integers(2**62)))
         yield rng
 
@@ -263,11 +276,9 @@ class _State:
             self.best = copy.deepcopy(self.network.state_dict())
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        torch.save({"owner": self.owner, "network": self.network.state_dict(), "best": self.best,
-                    "optimizer": self.optimizer.state_dict(), "history": self.history}, partial)
-        os.replace(partial, self.path)
+        with atomic(self.path) as file:
+            torch.save({"owner": self.owner, "network": self.network.state_dict(), "best": self.best,
+                        "optimizer": self.optimizer.state_dict(), "history": self.history}, file)
 
     def resume(self, device: str) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -308,8 +319,11 @@ def _owner(network, cohort: Cohort, target: str, recipe: Recipe, seed: int, devi
     """What a checkpoint must agree in before training goes on from it."""
     layers = [(name, list(value.shape)) for name, value in network.state_dict().items()]
     subjects = cohort.table[["image_id", "split", target]].astype(str).to_csv(index=False)
-    return {"network": _digest(layers), "cohort": _digest(subjects), "target": target, "seed": seed,
-            **asdict(recipe), "precision": _resolved(recipe, device)}
+    # Simulated cohorts of one seed share names and labels whatever their bias, so some pixels count as well.
+    some = cohort.batch(np.flatnonzero(cohort.table["split"] == "train")[:16])
+    pixels = cohort.images.shape, hashlib.sha256(some).hexdigest()
+    return {"network": _digest((layers, repr(network))), "cohort": _digest((subjects, pixels)), "target": target,
+            "seed": seed, **asdict(recipe), "precision": _resolved(recipe, device)}
 
 
 def _digest(value: Any) -> str:
