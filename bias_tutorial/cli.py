@@ -1,4 +1,4 @@
-"""The command ``bias-tutorial``: look at this machine, and write simulated studies to disk.
+"""The command ``bias-tutorial``: look at this machine, write simulated studies to disk, run many experiments.
 
 Each command is one call of a function that works as well from Python; it is imported only when the command runs.
 """
@@ -6,6 +6,8 @@ Each command is one call of a function that works as well from Python; it is imp
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -54,17 +56,54 @@ def simulate(
     """Write a simulated study to a folder; stopped at any moment, the same command continues it."""
     from . import storage
 
-    try:
+    with _said_plainly("simulate"):
         made = storage.write_simulation(scenario, n, seed, out, shape=_sides(shape), layout=layout.value,
                                         workers=workers, p=p)
-    except (ValueError, OSError) as error:
-        # a wrong value or a full disk is not a fault of the program: one sentence, no traceback
-        typer.secho(f"bias-tutorial simulate: {' '.join(str(error).split())}", fg="red", err=True)
+    typer.secho(f"✓ {out}: {made['written']} images written, {made['kept']} kept from before", fg="green")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A recipe (.yml) with measure, settings, seeds and store; or a chapter's "
+                                              "claims, stored/NN_claims.yml of this package.")],
+    workers: Annotated[int, typer.Option(help="Processes on this machine; they share its cores.")] = 2,
+    scheduler: Annotated[str | None, typer.Option(help="Dask scheduler whose workers do the runs, as "
+                                                       "tcp://host:8786.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds in place of the recipe's, as 0:10.")] = None,
+):
+    """Do the runs of a recipe that are not stored yet; stopped at any moment, the same command continues.
+
+    The exit code is 1 when repeated claims come to another verdict than the stored runs.
+    """
+    from . import claims, experiments
+    from .claims_checks import repeat
+
+    same = True
+    with _said_plainly("sweep", RuntimeError, ModuleNotFoundError):
+        chosen = {} if seeds is None else {"seeds": experiments.seed_range(seeds, "--seeds")}
+        if file.resolve().parent == claims.STORED.resolve():
+            if scheduler:
+                raise ValueError("--scheduler takes a recipe; claims are repeated on this machine")
+            same = repeat(file.name.partition("_")[0], **chosen, workers=workers)
+        else:
+            recipe = experiments.read_recipe(file) | chosen
+            runs = experiments.sweep(**recipe, workers=workers, scheduler=scheduler)
+            typer.secho(f"✓ {recipe['store']}: holds all {len(runs)} runs of '{recipe['measure']}'", fg="green")
+    if not same:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _said_plainly(command: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what is not a fault of the program, such as a wrong value or a full disk, into one sentence."""
+    try:
+        yield
+    except (ValueError, OSError, *errors) as error:
+        typer.secho(f"bias-tutorial {command}: {' '.join(str(error).split())}", fg="red", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.secho("bias-tutorial simulate: stopped; the same command continues from here", fg="red", err=True)
+        typer.secho(f"bias-tutorial {command}: stopped; the same command continues from here", fg="red", err=True)
         raise typer.Exit(130) from None
-    typer.secho(f"✓ {out}: {made['written']} images written, {made['kept']} kept from before", fg="green")
 
 
 def _sides(text: str) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """Many runs of a measurement, one per setting and seed, kept in a file that survives a kill.
 
 A *measure* is a named function ``module:function`` that takes ``(settings, seed)`` and returns a flat dictionary of
-numbers. :func:`sweep` runs it for every setting and seed that the store does not hold yet; :class:`Store` keeps one
-JSON line a run.
+numbers. :func:`sweep` runs it for every setting and seed that the store does not hold yet, on this machine or on a
+Dask cluster; :class:`Store` keeps one JSON line a run; :func:`read_recipe` reads all that a sweep needs from a file.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
 import math
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,12 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
+import yaml
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from . import __version__
+from . import __version__, cluster
+from .scenario import whole
 
 PILOT_SEEDS = 900  # seeds from here up fix effect sizes and margins, and are never used in a claim
 _FIELDS = ("key", "measure", "settings", "seed", "results", "seconds", "version", "code", "made", "platform", "digest")
@@ -118,7 +124,7 @@ class Store:
 
 
 def sweep(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]], measure: str, store: str | os.PathLike | Store,
-          seeds: Iterable[int], workers: int = 2, progress: bool = True) -> pd.DataFrame:
+          seeds: Iterable[int], workers: int = 2, progress: bool = True, scheduler: str | None = None) -> pd.DataFrame:
     """Run a measure for every setting and seed that is not in the store yet.
 
     Parameters
@@ -133,9 +139,13 @@ def sweep(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]], measure: st
     seeds : iterable of int
         Seeds from 0 up. Pilot seeds (900 and above) and counted seeds cannot be mixed.
     workers : int
-        Processes. Inside ``with joblib.parallel_config(backend=...)`` the same call uses that backend.
+        Processes on this machine, at least 1; they share its cores evenly, and one alone uses them all.
     progress : bool
         Print the estimate and show a progress bar.
+    scheduler : str, optional
+        Address of a Dask scheduler, ``'tcp://host:port'``: its workers do the runs instead. Start them with
+        ``dask worker ADDRESS --nworkers N --nthreads 1``; they need this version of the package, and must see the
+        folder of a measure of your own. A run whose worker dies is done again by another.
 
     Returns
     -------
@@ -145,12 +155,15 @@ def sweep(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]], measure: st
     Raises
     ------
     ValueError
-        For mixed seeds, an unknown measure, or a damaged store.
+        For mixed seeds, an unknown measure, a damaged store, or a cluster that cannot be used.
     RuntimeError
-        When runs failed, after all others were finished and stored; the message names each.
+        When runs failed, after all others were finished and stored; the message names each. Also when another sweep
+        writes to the store, or the cluster is lost.
+    ModuleNotFoundError
+        With ``scheduler``, when dask or distributed is not installed.
     """
     settings = [dict(settings)] if isinstance(settings, Mapping) else [dict(s) for s in settings]
-    seeds = check_seeds(seeds)
+    seeds, workers = check_seeds(seeds), whole(workers, "workers", 1)
     find_measure(measure)
     store = store if isinstance(store, Store) else Store(store)
     store.path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,11 +176,67 @@ def sweep(settings: Mapping[str, Any] | Sequence[Mapping[str, Any]], measure: st
         store.mend()
         before = {row["key"]: row for row in store.rows()}
         todo = {key: job for key, job in wanted.items() if key not in before}
-        failures = _run_all(measure, todo, store, workers, [row["seconds"] for row in before.values()], progress)
+        failures = _run_all(measure, todo, store, workers, scheduler, [row["seconds"] for row in before.values()],
+                            progress)
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(wanted)} runs failed; the others are stored. "
                            + "; ".join(failures))
     return runs_table(row for row in store.rows() if row["key"] in wanted)
+
+
+def read_recipe(path: str | os.PathLike) -> dict[str, Any]:
+    """Read the arguments of a sweep from a YAML file, for ``sweep(**read_recipe(path))``.
+
+    The file holds four fields: ``measure`` (``module:function``; the module may lie beside the file, whose folder is
+    put on Python's path), ``settings`` (a mapping, or a list of them; in each, ``grid`` may map names to lists of
+    values, and stands for every combination), ``seeds`` (``"a:b"``), and ``store`` (a path, from the file's folder).
+
+    Parameters
+    ----------
+    path : path-like
+        The recipe.
+
+    Returns
+    -------
+    dict
+        ``measure``, ``settings`` (list of dict), ``seeds`` (tuple of int) and ``store`` (path).
+
+    Raises
+    ------
+    ValueError
+        When the file is not such a recipe; the message names file and field.
+    OSError
+        When it cannot be read.
+    """
+    path = Path(path).resolve()
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file ({error})") from None
+    known = ("measure", "settings", "seeds", "store")
+    if not isinstance(recipe, Mapping):
+        raise ValueError(f"{path}: must hold the fields {', '.join(known)}")
+    for name in (*recipe, *known):
+        if (name in recipe) != (name in known):
+            raise ValueError(f"{path}: field '{name}' is {'missing' if name in known else 'unknown'}; "
+                             f"a recipe has {', '.join(known)}")
+    for name in ("measure", "store"):
+        if not isinstance(recipe[name], str) or not recipe[name].strip():
+            raise ValueError(f"{path}: '{name}' must be a text that is not empty, got {recipe[name]!r}")
+    variants = recipe["settings"] if isinstance(recipe["settings"], list) else [recipe["settings"]]
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    return {"measure": recipe["measure"], "seeds": seed_range(recipe["seeds"], f"{path}: 'seeds'"),
+            "settings": [s for variant in variants or [[]] for s in _expand(variant, f"{path}: 'settings'")],
+            "store": path.parent / recipe["store"]}
+
+
+def seed_range(text: str, where: str = "seeds") -> tuple[int, ...]:
+    """Seeds from ``"a:b"``, b not included, as in a Python range."""
+    match = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"{where}: seeds must be written \"a:b\" with a < b, got {text!r}")
+    return tuple(range(int(match[1]), int(match[2])))
 
 
 def runs_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -261,32 +330,62 @@ def _is_module(name: str) -> bool:
         return False
 
 
-def _run_all(measure, todo, store, workers, known_seconds, progress) -> list[str]:
+def _expand(variant: Any, where: str) -> list[dict[str, Any]]:
+    """Settings with their ``grid`` replaced by every combination of its values."""
+    if not isinstance(variant, Mapping):
+        raise ValueError(f"{where} must be a mapping, or a list of mappings, got {variant!r}")
+    grid = variant.get("grid", {})
+    if not isinstance(grid, Mapping) or not all(isinstance(values, list) and values for values in grid.values()):
+        raise ValueError(f"{where}: 'grid' must map names to lists of values that are not empty, got {grid!r}")
+    fixed = plain({name: value for name, value in variant.items() if name != "grid"}, where)
+    grid = plain(grid, where)
+    if set(grid) & set(fixed):
+        raise ValueError(f"{where}: '{min(set(grid) & set(fixed))}' stands beside and inside 'grid'")
+    return [fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _run_all(measure, todo, store, workers, scheduler, known_seconds, progress) -> list[str]:
     """Run the jobs, store each as it comes, return a sentence per failure."""
     if not todo:
         return []
-    if known_seconds and progress:
-        _print_estimate(float(np.median(known_seconds)), len(todo), workers)
-    pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    finished = pool(joblib.delayed(_attempt)(measure, s, seed) for s, seed in todo.values())
+    paths = [os.path.abspath(path) for path in sys.path]
+    jobs = [(measure, s, seed, code_digest(measure), paths) for s, seed in todo.values()]
     failures = []
-    bar = tqdm(finished, total=len(todo), desc=measure.partition(":")[2], disable=not progress)
-    for done, (row, failure) in enumerate(bar, start=1):
-        if failure:
-            failures.append(failure)
-            continue
-        store.append(row)
-        if progress and done == 1 and not known_seconds and len(todo) > 1:
-            _print_estimate(row["seconds"], len(todo) - 1, workers)
+    with ExitStack() as stack:
+        if scheduler:
+            client = stack.enter_context(cluster.connect(scheduler))
+            workers = len(client.nthreads())
+            finished = (result or (None, _failure(*job[1:3], error))
+                        for job, result, error in cluster.completed(client, _attempt, jobs))
+        else:
+            pool = joblib.Parallel(n_jobs=workers, batch_size=1, return_as="generator_unordered")  # stored at once
+            finished = pool(joblib.delayed(_attempt)(*job) for job in jobs)
+        if known_seconds and progress:
+            _print_estimate(float(np.median(known_seconds)), len(todo), workers)
+        bar = tqdm(finished, total=len(todo), desc=measure.partition(":")[2], disable=not progress)
+        for done, (row, failure) in enumerate(bar, start=1):
+            if failure:
+                failures.append(failure)
+                continue
+            store.append(row)
+            if progress and done == 1 and not known_seconds and len(todo) > 1:
+                _print_estimate(row["seconds"], len(todo) - 1, workers)
     return failures
 
 
-def _attempt(measure, settings, seed):
+def _attempt(measure, settings, seed, code, paths):
     """One run in a worker: ``(row, None)``, or ``(None, sentence)`` so that one failure does not stop the others."""
+    sys.path += [path for path in paths if path not in sys.path]  # a worker that lives on knows older paths only
     try:
+        if code_digest(measure) != code:  # such a run would be kept as one of another version
+            raise RuntimeError("the worker has other code of this measure than here; restart it with the same version")
         return run_once(measure, settings, seed), None
     except Exception as error:  # noqa: BLE001 - a measure may fail in any way; the sentence names the run
-        return None, f"settings {json.dumps(settings)}, seed {seed}: {type(error).__name__}: {error}"
+        return None, _failure(settings, seed, error)
+
+
+def _failure(settings, seed, error) -> str:
+    return f"settings {json.dumps(settings)}, seed {seed}: {type(error).__name__}: {error}"
 
 
 def _print_estimate(seconds: float, runs: int, workers: int) -> None:

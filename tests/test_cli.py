@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bias_tutorial import bids, cli, environment, simulate, storage
+from bias_tutorial import bids, claims, claims_checks, cli, environment, experiments, simulate, storage
 from bias_tutorial.scenario import preset
 
 SMALL = ("--n", "24", "--shape", "36x30", "--workers", "1")
@@ -26,10 +26,10 @@ def run(*arguments: str):
 
 
 def test_help_names_the_commands():
-    for arguments in (("--help",), ("doctor", "--help"), ("simulate", "--help")):
+    for arguments in (("--help",), ("doctor", "--help"), ("sweep", "--help"), ("simulate", "--help")):
         result = run(*arguments)
         assert result.exit_code == 0
-    assert {"doctor", "simulate"} == {command.callback.__name__ for command in cli.app.registered_commands}
+    assert {"doctor", "simulate", "sweep"} == {command.callback.__name__ for command in cli.app.registered_commands}
     options = set(re.findall("--[a-z]+", result.output))
     assert {"--out", "--p", "--n", "--seed", "--shape", "--layout", "--workers"} <= options
 
@@ -136,12 +136,127 @@ def test_a_full_disk_and_an_interrupt_are_said_plainly(tmp_path, monkeypatch):
         fail(ZeroDivisionError())
 
 
+# ---------------------------------------------------------------------- sweep
+MEASURES = """
+from helper import FACTOR
+
+def product(settings, seed):
+    if settings["p"] == settings.get("fails_at"):
+        raise ArithmeticError("no subjects left")
+    return {"value": FACTOR * settings["p"] * seed}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Write a recipe beside a module with its measure, which no other test has loaded; give its path."""
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    name = f"measures_{os.urandom(4).hex()}"
+    (tmp_path / f"{name}.py").write_text(MEASURES)
+    (tmp_path / "helper.py").write_text("FACTOR = 2\n")
+
+    def write(settings="{n: 4, grid: {p: [0.5, 0.75]}}", seeds="0:3", more=""):
+        path = tmp_path / "recipe.yml"
+        path.write_text(f'measure: {name}:product\nsettings: {settings}\nseeds: "{seeds}"\n'
+                        f"store: out/runs.jsonl\n{more}")
+        return str(path)
+
+    yield write
+    for module in (name, "helper"):
+        sys.modules.pop(module, None)
+
+
+def values(tmp_path):
+    rows = experiments.Store(tmp_path / "out" / "runs.jsonl").rows()
+    return {(row["settings"]["p"], row["seed"]): row["results"]["value"] for row in rows}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sweep_does_the_runs_of_a_recipe_once(tmp_path, recipe, workers):
+    result = run("sweep", recipe(), "--workers", workers)
+    assert result.exit_code == 0, result.stderr
+    assert f"✓ {tmp_path / 'out' / 'runs.jsonl'}: holds all 6 runs of 'measures_" in result.stdout
+    assert values(tmp_path) == {(p, seed): 2 * p * seed for p in (0.5, 0.75) for seed in range(3)}
+    before = (tmp_path / "out" / "runs.jsonl").read_bytes()
+    assert "holds all 10 runs" in run("sweep", recipe(seeds="0:5"), "--workers", workers).stdout
+    after = (tmp_path / "out" / "runs.jsonl").read_bytes()
+    assert after.startswith(before) and len(values(tmp_path)) == 10
+
+
+def test_sweep_takes_other_seeds(tmp_path, recipe):
+    assert run("sweep", recipe(), "--workers", "1", "--seeds", "901:903").exit_code == 0
+    assert {seed for _, seed in values(tmp_path)} == {901, 902}
+
+
+def test_sweep_reports_the_runs_that_failed_and_keeps_the_others(tmp_path, recipe):
+    result = run("sweep", recipe("{fails_at: 0.5, grid: {p: [0.5, 0.75]}}", "0:2"), "--workers", "1")
+    assert result.exit_code == 2
+    message = [line for line in result.stderr.splitlines() if line.startswith("bias-tutorial sweep: ")]
+    assert len(message) == 1 and "2 of 4 runs failed; the others are stored." in message[0]
+    assert '"p": 0.5}, seed 1: ArithmeticError: no subjects left' in message[0]
+    assert set(values(tmp_path)) == {(0.75, 0), (0.75, 1)}
+
+
+@pytest.mark.parametrize("arguments, changes, said", [
+    ((), {"more": "sedes: 3"}, "recipe.yml: field 'sedes' is unknown; a recipe has measure, settings, seeds, store"),
+    ((), {"seeds": "3"}, "recipe.yml: 'seeds': seeds must be written \"a:b\" with a < b, got '3'"),
+    ((), {"seeds": "0:901"}, "seeds 0 and 900 cannot be mixed"),
+    (("--seeds", "4"), {}, "--seeds: seeds must be written"),
+    (("--workers", "0"), {}, "workers must be a whole number of at least 1, got 0"),
+    (("--scheduler", "tcp://127.0.0.1:1"), {}, "scheduler 'tcp://127.0.0.1:1' does not answer"),
+])
+def test_sweep_says_what_is_wrong_in_one_sentence(tmp_path, recipe, arguments, changes, said):
+    result = run("sweep", recipe(**changes), *arguments)
+    assert result.exit_code == 2 and result.stdout == ""
+    message = result.stderr.strip()
+    assert message.startswith("bias-tutorial sweep: ") and said in message and "\n" not in message
+    assert not (tmp_path / "out" / "runs.jsonl").exists()
+
+
+def test_sweep_without_a_file_a_measure_or_dask(tmp_path, recipe, monkeypatch):
+    missing = run("sweep", str(tmp_path / "none.yml"))
+    assert missing.exit_code == 2 and "No such file" in missing.stderr and "none.yml" in missing.stderr
+    path = Path(recipe())
+    path.write_text(path.read_text().replace(":product", ":quotient"))
+    wrong = run("sweep", str(path))
+    assert wrong.exit_code == 2 and ":quotient' cannot be found" in wrong.stderr
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    without = run("sweep", recipe(), "--scheduler", "tcp://127.0.0.1:1")
+    assert without.exit_code == 2 and 'pip install "bias-tutorial[cluster]"' in without.stderr
+
+
+def test_sweep_stopped_by_hand_says_so(recipe, monkeypatch):
+    def stop(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "sweep", stop)
+    stopped = run("sweep", recipe())
+    assert stopped.exit_code == 130
+    assert stopped.stderr == "bias-tutorial sweep: stopped; the same command continues from here\n"
+
+
+def test_sweep_repeats_the_claims_of_a_chapter(tmp_path, monkeypatch):
+    asked, same = [], True
+    monkeypatch.setattr(claims_checks, "repeat", lambda *args, **kwargs: asked.append((args, kwargs)) or same)
+    path = str(claims.STORED / "01_claims.yml")
+    assert run("sweep", path, "--workers", "1").exit_code == 0
+    same = False
+    assert run("sweep", path, "--seeds", "0:2").exit_code == 1
+    assert asked == [(("01",), {"workers": 1}), (("01",), {"workers": 2, "seeds": (0, 1)})]
+    elsewhere = tmp_path / "01_claims.yml"
+    elsewhere.write_bytes(Path(path).read_bytes())
+    for arguments, said in (((str(elsewhere),), "field 'claims' is unknown"),
+                            ((path, "--scheduler", "tcp://127.0.0.1:1"), "--scheduler takes a recipe")):
+        result = run("sweep", *arguments)
+        assert result.exit_code == 2 and said in result.stderr
+
+
 def test_the_installed_command_runs():
     """The script of the environment, in a process of its own, does not load torch to show its help."""
     script = Path(sys.executable).parent / "bias-tutorial"
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=120,
                           env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0
-    assert "simulate" in done.stdout
+    assert "simulate" in done.stdout and "sweep" in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "typer" in loaded and not {"torch", "pandas", "bias_tutorial.storage"} & loaded
