@@ -145,8 +145,8 @@ def shortcuts(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         test, scores = scores_on_twins(trained, scenario, settings, seed)
         decided |= {name: {twin: score > 0.5 for twin, score in by.items()} for name, by in scores.items()}
         y, off = test.table["disease"].to_numpy(), (0,) * len(scenario.attributes)
-        r2 = _visible(scenario, test, settings, seed)
-        out |= {f"r2_{name}{family}": value for name, value in r2.items()}
+        r2 = None if family else _visible(scenario, test, settings, seed)
+        out |= {f"r2_{name}": value for name, value in (r2 or {}).items()}
         for name, which in carried.items():
             if not which:
                 result = _no_bias(test, decided[name], r2["severity"], seed)
@@ -156,7 +156,7 @@ def shortcuts(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
                 result |= _beside_key(result["tpr_gap"], designs[name], r2)
             else:
                 alone = decided["far"], decided[name.replace("both", "intensity")]
-                result = _both(y, decided[name], alone, designs[name], r2, seed)
+                result = judge_both(y, decided[name], alone, designs[name], r2, seed)
             out |= {f"{name}_{k}": v for k, v in result.items()}
     return out
 
@@ -170,14 +170,18 @@ def _visible(scenario: Scenario, test: Cohort, settings: Mapping[str, Any], seed
     return {name.removesuffix("_strength"): value for name, value in visibility(teach, some, names).items()}
 
 
-def _sight(design: Scenario, r2: Mapping[str, float]) -> answer_key.Sight:
-    return answer_key.Sight.from_r_squared(design, r2["severity"], {a: r2[a] for a in design.attribute_names})
+def _sights(design: Scenario, r2: Mapping[str, float] | None) -> dict[str, answer_key.Sight | None]:
+    """Perfect sight, and the sight at measured visibility where it was measured."""
+    if r2 is None:
+        return {"": None}
+    seen = {name: r2[name] for name in design.attribute_names}
+    return {"": None, "_at_sight": answer_key.Sight.from_r_squared(design, r2["severity"], seen)}
 
 
-def _beside_key(tpr_gap: float, design: Scenario, r2: Mapping[str, float]) -> dict[str, float]:
+def _beside_key(tpr_gap: float, design: Scenario, r2: Mapping[str, float] | None) -> dict[str, float]:
     """The key's gaps at perfect and at measured sight, and how far the network stays below them."""
     out: dict[str, float] = {}
-    for name, sight in (("", None), ("_at_sight", _sight(design, r2))):
+    for name, sight in _sights(design, r2).items():
         gaps = answer_key.solve(design, sight).rewarded.decorrelated.gaps.iloc[0]
         out |= {f"key{name}_tpr_gap": float(gaps["tpr_gap"]), f"key{name}_fpr_gap": float(gaps["fpr_gap"]),
                 f"shortfall{name}": float(gaps["tpr_gap"]) - tpr_gap}
@@ -202,8 +206,8 @@ def _no_bias(test: Cohort, decided: Mapping[Twin, np.ndarray], r2_severity: floa
     return out
 
 
-def _both(y: np.ndarray, decided: Mapping[Twin, np.ndarray], alone: tuple[Mapping[Twin, np.ndarray], ...],
-          design: Scenario, r2: Mapping[str, float], seed: int) -> dict[str, Any]:
+def judge_both(y: np.ndarray, decided: Mapping[Twin, np.ndarray], alone: tuple[Mapping[Twin, np.ndarray], ...],
+               design: Scenario, r2: Mapping[str, float] | None, seed: int) -> dict[str, Any]:
     """Two biases at once: accuracy by how many agree with the class, gaps of each, and which one dominates.
 
     ``alone`` are the decisions of the networks that knew one bias each. ``dominance_..._beyond_alone`` is the dominance
@@ -218,10 +222,10 @@ def _both(y: np.ndarray, decided: Mapping[Twin, np.ndarray], alone: tuple[Mappin
         out |= _rows(twin_gaps(y, *sides, seed), f"{name}_")
     found = dominance(y, decided[0, 1], decided[1, 0], seed)
     out |= _rows(found, "dominance_")
-    for name, sight in (("key", None), ("key_at_sight", _sight(design, r2))):
+    for name, sight in _sights(design, r2).items():
         key = answer_key.solve(design, sight).rewarded.decorrelated.dominance("intensity", "morphology")
-        out |= {f"{name}_dominance_{rate}": float(value) for rate, value in key.items()}
-        out |= _rows(found, "dominance_", f"_less_{name}", key)
+        out |= {f"key{name}_dominance_{rate}": float(value) for rate, value in key.items()}
+        out |= _rows(found, "dominance_", f"_less_key{name}", key)
     morphology, intensity = ({twin: d.astype(float) for twin, d in one.items()} for one in alone)
     preferred = decided[0, 1].astype(float) - decided[1, 0]
     raised = (intensity[0, 1] - intensity[0, 0]) - (morphology[1, 0] - morphology[0, 0])
