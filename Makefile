@@ -66,8 +66,8 @@ $(OLDEST): requirements.txt pyproject.toml tests/oldest.py
 guards: $(READY)  ## plant each fault we guard against in a copy and demand that a check turns red
 	@.venv/bin/python tests/guards.py
 
-claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 SEEDS=0:10)
-	@.venv/bin/python -m bias_tutorial.claims run $(or $(CHAPTER),all) $(if $(SEEDS),--seeds $(SEEDS))
+claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 SEEDS=0:10; FULL=1: the long ones too)
+	@.venv/bin/python -m bias_tutorial.claims run $(or $(CHAPTER),all) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FULL),--full)
 
 bench: $(READY) $(BENCH)  ## measure speed and exactness against SimpleITK and ANTs (their environment takes 0.9 GB)
 	@.venv/bin/python -m benchmarks

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 from scipy import stats
 
-from .experiments import PILOT_SEEDS, Store, plain, run_key, runs_table
+from .experiments import PILOT_SEEDS, Store, plain, run_key, runs_table, seed_range
 
 STORED = Path(__file__).parent / "stored"
 MIME = "application/vnd.bias-tutorial+json"
@@ -234,13 +234,6 @@ def parse_claims(text: str, chapter: str) -> list[Claim]:
     doubled = {i for i in ids if ids.count(i) > 1}
     demand(not doubled, where, f"the id '{min(doubled, default='')}' stands twice")
     return claims
-
-
-def seed_range(text: str, where: str = "seeds") -> tuple[int, ...]:
-    """Seeds from ``"a:b"``, b not included, as in a Python range."""
-    match = re.fullmatch(r"(\d+):(\d+)", text) if isinstance(text, str) else None
-    demand(match and int(match[1]) < int(match[2]), where, f"seeds must be written \"a:b\" with a < b, got {text!r}")
-    return tuple(range(int(match[1]), int(match[2])))
 
 
 def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Verdict:

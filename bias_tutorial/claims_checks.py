@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .claims import Claim, chapters, find_claim, is_number, load_claims, seed_range, show, verdict
-from .experiments import PILOT_SEEDS, Store, check_seeds, code_digest, run_once, sweep
+from .claims import Claim, chapters, find_claim, is_number, load_claims, show, verdict
+from .experiments import PILOT_SEEDS, Store, check_seeds, code_digest, run_once, seed_range, sweep
 
 FAMILY_WISE = 0.01  # chance that any live number of the whole book falls outside its prediction interval
 WORK = Path("build") / "claims"  # where repeated runs are kept, below the current folder; not under version control
@@ -75,7 +75,7 @@ def live_problems(chapter: str, results: Mapping[str, Any], parameters: Mapping[
 
 # ---------------------------------------------------------------------- repeat
 def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, full: bool = False,
-           update: bool = False, folder: str | os.PathLike = WORK) -> bool:
+           update: bool = False, folder: str | os.PathLike = WORK, scheduler: str | None = None) -> bool:
     """Run what the claims of a chapter state again, beside the stored runs, and compare the verdicts.
 
     Parameters
@@ -92,6 +92,8 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
         Put the new runs in the place of the stored ones; all seeds of the claims are needed.
     folder : path-like
         Where the new runs are kept; a second call continues there, unless the code of a measure has changed.
+    scheduler : str, optional
+        Dask scheduler whose workers do the runs, see :func:`bias_tutorial.experiments.sweep`.
 
     Returns
     -------
@@ -115,7 +117,8 @@ def repeat(chapter: str, seeds: Iterable[int] | None = None, workers: int = 2, f
     _estimate(claims, runs, workers)
     same = True
     for (measure, wanted, _), settings in jobs.items():
-        table = sweep(settings, measure, _working(measure, folder, chapter), wanted, workers=workers)
+        table = sweep(settings, measure, _working(measure, folder, chapter), wanted, workers=workers,
+                      scheduler=scheduler)
         if pilot:
             print(table.drop(columns=[c for c in table if c.endswith("_interval")]).to_string())
     if pilot:

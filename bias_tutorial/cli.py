@@ -82,9 +82,7 @@ def sweep(
     with _said_plainly("sweep", RuntimeError, ModuleNotFoundError):
         chosen = {} if seeds is None else {"seeds": experiments.seed_range(seeds, "--seeds")}
         if file.resolve().parent == claims.STORED.resolve():
-            if scheduler:
-                raise ValueError("--scheduler takes a recipe; claims are repeated on this machine")
-            same = repeat(file.name.partition("_")[0], **chosen, workers=workers)
+            same = repeat(file.name.partition("_")[0], **chosen, workers=workers, scheduler=scheduler)
         else:
             recipe = experiments.read_recipe(file) | chosen
             runs = experiments.sweep(**recipe, workers=workers, scheduler=scheduler)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 
 from . import answer_key, claims, explore, pictures, plotting, simulate
 from .cohort import Cohort
@@ -95,3 +97,101 @@ def scenario_counts(scenario: Scenario, table: pd.DataFrame) -> pd.DataFrame:
     names = list(scenario.attribute_names)
     counts = table.groupby(["disease", *names]).size().unstack(names)
     return counts.rename(index={0: "no disease", 1: "disease"})
+
+
+# ---------------------------------------------------------------------- chapter 2
+def losses(history: pd.DataFrame) -> plotting.Figure:
+    """Loss of training and validation over the epochs of :func:`bias_tutorial.training.fit`."""
+    series = [plotting.Series(name, history["epoch"], history[f"{name}_loss"]) for name in ("train", "validation")]
+    best = int(history.loc[history["best"], "epoch"].iloc[-1])
+    return plotting.lines(series, "epoch", "loss (cross-entropy)", mark=best)
+
+
+def groups_against_key(results: Mapping[str, Mapping[str, Any]], p: float) -> plotting.Figure:
+    """Accuracy of networks in the aligned and the conflicting group, beside both reference lines.
+
+    ``results`` are those of :func:`bias_tutorial.studies.chapter_02.judge`, by design.
+    """
+    key = answer_key.shortcut_curve(p).iloc[0]
+    rows, rewarded = {}, {}
+    for name, result in results.items():
+        for side in ("aligned", "conflicting"):
+            rows[f"{name}, {side}"] = (result[side], *result[f"{side}_interval"])
+            rewarded[f"{name}, {side}"] = key[side]
+    wanted = dict.fromkeys(rows, key["wanted"])
+    return plotting.dots(rows, {"rewarded by the data": rewarded, "what we want": wanted}, "accuracy", xlim=(0.55, 1.0))
+
+
+def _stored(claim_ids: Sequence[str], chapter: str = "02") -> list[claims.Verdict]:
+    return [claims.verdict(claims.find_claim(chapter, i)) for i in claim_ids]
+
+
+def _gap_series(label: str, x: Sequence[float], verdicts: Sequence[claims.Verdict]) -> plotting.Series:
+    mean, low, high = ([getattr(v, name) for v in verdicts] for name in ("mean", "low", "high"))
+    return plotting.Series(label, x, mean, low, high, points=True)
+
+
+def gap_over_p() -> plotting.Figure:
+    """Stored runs: the network's TPR gap at several agreements, on the key's curve; intervals over seeds."""
+    p = [0.5, 0.6, 0.7, 0.8, 0.9]
+    curve = answer_key.shortcut_curve(np.linspace(0.5, 0.9, 41))
+    return plotting.lines([plotting.Series("rewarded", curve["p"], curve["tpr_gap"]),
+                           plotting.Series("wanted", curve["p"], 0 * curve["p"]),
+                           _gap_series("network", p, _stored([f"f_{round(100 * x)}" for x in p]))],
+                          "agreement p", "TPR gap")
+
+
+SIZES = {500: "n_500", 1000: "n_1000", 2000: "f_70", 4000: "n_4000", 16000: "n_16000"}
+"""Training images of the learning curve, and the claim that holds their runs."""
+
+
+def gap_over_n() -> plotting.Figure:
+    """Stored runs: the TPR gap at p = .7 over the number of training images; intervals over seeds."""
+    n = [k for k in SIZES if k <= 4000]
+    key = float(answer_key.shortcut_curve(0.7)["tpr_gap"].iloc[0])
+    return plotting.lines([plotting.Series("rewarded", n, [key] * len(n)), plotting.Series("wanted", n, [0.0] * len(n)),
+                           _gap_series("network", n, _stored([SIZES[k] for k in n]))],
+                          "training images", "TPR gap")
+
+
+def stored_explorer() -> explore.Output:
+    """Sliders over p and n: what networks did in the stored runs, with intervals over seeds."""
+    p_values, sizes = [0.5, 0.6, 0.7, 0.8, 0.9], [n for n in SIZES if n <= 4000]
+    runs = {n: claims.stored_runs("02", SIZES[n]) for n in sizes}
+    curve = answer_key.shortcut_curve(np.linspace(0.5, 0.9, 41))
+    shown = [plotting.Series(f"key, {side}", curve["p"], curve[side]) for side in ("aligned", "conflicting")]
+
+    def frame(p: float, n: int) -> explore.Frame:
+        table, key = runs[n], answer_key.shortcut_curve(p).iloc[0]
+        sides = [plotting.Series(side, p_values, *_over_seeds(table, [f"p{round(100 * x)}_{side}" for x in p_values]),
+                                 points=True) for side in ("aligned", "conflicting")]
+        at = {what: float(table[f"p{round(100 * p)}_{what}"].mean())
+              for what in ("tpr_gap", "aligned", "conflicting", "same", "decorrelated")}
+        values = {"TPR gap": at["tpr_gap"], "key's gap": float(key["tpr_gap"]), "aligned": at["aligned"],
+                  "conflicting": at["conflicting"], "training distribution": at["same"],
+                  "decorrelated": at["decorrelated"], "seeds": len(table)}
+        return explore.Frame(values, plotting.lines([*shown, *sides], "agreement p", "accuracy", mark=p,
+                                                    ylim=(0.4, 1.0)))
+
+    return explore.explorer("Networks in the stored runs", {"p": p_values, "n": sizes}, frame, {"p": 0.7, "n": 2000},
+                            {"p": "agreement p between bias and disease", "n": "training images n"})
+
+
+def _over_seeds(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and 95% t interval over seeds of several results."""
+    values = table[list(columns)].to_numpy()
+    mean, error = values.mean(0), stats.sem(values, axis=0)
+    half = stats.t.ppf(0.975, len(values) - 1) * error
+    return mean, mean - half, mean + half
+
+
+def stored_dots(rows: Mapping[str, str], xlabel: str, chapter: str = "02") -> plotting.Figure:
+    """Stored runs of several claims, one row each, with 95% intervals over seeds; ``rows`` are labels and claim ids."""
+    verdicts = _stored(list(rows.values()), chapter)
+    return plotting.dots({label: (v.mean, v.low, v.high) for label, v in zip(rows, verdicts, strict=True)}, {}, xlabel)
+
+
+def saliency_maps(maps: Mapping[str, np.ndarray], shape: tuple[int, int]) -> plotting.Figure:
+    """Mean saliency of several networks, each scaled to its largest value, on the template's view."""
+    shown = [m.mean(0) / m.mean(0).max() for m in maps.values()]
+    return pictures.image_grid(shown, list(maps), what="Mean saliency of each network (bright: matters more)")

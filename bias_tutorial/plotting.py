@@ -321,3 +321,53 @@ def love_plot(balances: Mapping[str, Any], bound: float = 0.05, title: str = "")
                  f"{len(v)} latents above {bound:g}" for name, v in worst.items()]
         return Figure(figure, f"{title or 'Balance'}. Largest standardised mean difference per latent. "
                               f"{'; '.join(texts)}.")
+
+
+def dots(rows: Mapping[str, tuple[float, float, float]], references: Mapping[str, Mapping[str, float]], xlabel: str,
+         xlim=None, title: str = "") -> Figure:
+    """One measured value a row with its interval, and reference values to hold it against.
+
+    Parameters
+    ----------
+    rows : mapping of str to (value, low, high)
+        In order, the first on top.
+    references : mapping of str to mapping of str to float
+        For each kind of reference, at most four, its value in the rows that have one.
+    xlabel : str
+        What the values are, with units.
+    xlim : (float, float), optional
+        Fixed range.
+
+    Returns
+    -------
+    Figure
+        Its text gives every row with its interval and references.
+    """
+    if not rows or len(references) >= len(PALETTE):
+        raise ValueError(f"dots draws at least one row and at most {len(PALETTE) - 1} kinds of references, "
+                         f"got {len(rows)} and {len(references)}")
+    for name, found in references.items():
+        unknown = set(found) - set(rows)
+        if unknown:
+            raise ValueError(f"reference '{name}' names the row '{min(unknown)}', the rows are {', '.join(rows)}")
+    places = {row: len(rows) - 1 - k for k, row in enumerate(rows)}
+    with style():
+        figure = Canvas(figsize=(WIDTH, 1.3 + 0.3 * len(rows)))
+        axes = figure.add_subplot(title=title, xlabel=xlabel)
+        for (name, found), colour, marker in zip(references.items(), PALETTE[1:], MARKERS[1:], strict=False):
+            axes.plot(list(found.values()), [places[row] for row in found], linestyle="none", marker=marker,
+                      color=colour, fillstyle="none", markersize=7, markeredgewidth=1.6, label=name)
+        value, low, high = np.array(list(rows.values()), dtype=float).T
+        axes.errorbar(value, list(places.values()), xerr=[value - low, high - value], fmt=MARKERS[0], color=PALETTE[0],
+                      capsize=3, elinewidth=1.4, linestyle="none", label="measured")
+        axes.set(yticks=list(places.values()), yticklabels=list(places), ylim=(-0.6, len(rows) - 0.4))
+        if xlim is not None:
+            axes.set_xlim(*xlim)
+        axes.locator_params(axis="x", nbins=5)
+        axes.grid(axis="y")
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower left", ncols=2)
+        texts = [f"{row}: {number(v)} (interval {number(a)} to {number(b)})"
+                 + "".join(f", {name} {number(found[row])}" for name, found in references.items() if row in found)
+                 for row, (v, a, b) in rows.items()]
+        return Figure(figure, f"{title or 'Measured values'}. {xlabel}. {'; '.join(texts)}.")

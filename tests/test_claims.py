@@ -11,8 +11,8 @@ import yaml
 from scipy import stats
 
 from bias_tutorial import claims, claims_checks
-from bias_tutorial.claims import Claim, parse_claims, record, recorded, seed_range, verdict
-from bias_tutorial.experiments import Store, run_key, run_once
+from bias_tutorial.claims import Claim, parse_claims, record, recorded, verdict
+from bias_tutorial.experiments import Store, run_key, run_once, seed_range
 
 BASE = {"id": "gap", "statement": "The gap is above zero", "measure": "test_claims:measured", "settings": {"mean": 0.2},
         "seeds": "0:10", "quantity": "gap", "comparison": "greater", "null": 0.0, "interval": "patients",
