@@ -10,6 +10,8 @@ import yaml
 
 from bias_tutorial import answer_key
 from bias_tutorial.claims import recorded
+from bias_tutorial.scenario import preset
+from bias_tutorial.studies import chapter_02
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"))
@@ -49,15 +51,31 @@ def test_recorded_results_are_finite(executed):
     assert values and all(math.isfinite(v) for v in values.values() if isinstance(v, float | int))
 
 
-def test_chapter_1_records_what_the_key_fixes(executed):
+def test_recorded_results_have_the_signs_the_key_fixes(executed):
     name, notebook = executed
-    assert name == "01_simulate_bias", "a new chapter needs a test of the signs its key fixes"
-    values = recorded(notebook)
+    SIGNS[name](recorded(notebook))
+
+
+def signs_of_chapter_1(values):
     assert values["worst_smd_stratified"] < values["worst_smd_unstratified"]
     key = answer_key.shortcut_curve(0.7)["tpr_gap"].iloc[0]
     assert values["coefficient_mark"] > 0 and values["conflicting"] < values["aligned"]
     assert abs(values["aligned"] - values["conflicting"] - key) < 0.04
     assert values["image_gap_intensity"] > 0
+
+
+def signs_of_chapter_2(values):
+    assert values["intensity_conflicting"] < values["intensity_aligned"]
+    assert values["intensity_tpr_gap"] > 0.02
+    p = SMALL["02_train_cnn"].get("agreement", 0.7)
+    same = p * values["intensity_aligned"] + (1 - p) * values["intensity_conflicting"]
+    assert abs(same - values["intensity_same"]) < 1e-9
+    assert values["both_tpr_both"] > values["both_tpr_none"]
+    groups = [value for name, value in values.items() if name.startswith("auc intensity")]
+    assert len(groups) == 2 and min(groups) > 0.5
+
+
+SIGNS = {"01_simulate_bias": signs_of_chapter_1, "02_train_cnn": signs_of_chapter_2}
 
 
 def test_frame_of_the_chapter():
@@ -90,3 +108,21 @@ def test_the_live_control_of_chapter_1_computes_anew(monkeypatch):
     widget.children[0].value = 7
     widget.update()
     assert widget.result != at[0.9]
+
+
+def test_the_live_control_of_chapter_2_computes_anew(monkeypatch):
+    monkeypatch.delenv("BIAS_TUTORIAL_BOOK", raising=False)
+    notebook = nbformat.read(ROOT / "book" / "chapters" / "02_train_cnn.ipynb", as_version=4)
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    setup, call = next(c for c in code if "explore.live(" in c).split("explore.live(")
+    assert '"n_train": 600, "n_test": 400' in setup
+    scope = {"preset": preset, "study": chapter_02}
+    smaller = setup.replace('600, "n_test": 400', '300, "n_test": 100').replace("(56, 48)", "(28, 24)")
+    exec(smaller, scope)  # noqa: S102 - the chapter's own cell, with smaller samples
+    widget = eval("explore.live(" + call, scope)  # noqa: S307
+    at = {}
+    for p in (0.5, 0.9):
+        widget.children[1].value = p
+        widget.update()
+        at[p] = widget.result
+    assert at[0.5] < at[0.9] and at[0.9] > 0.1
