@@ -188,10 +188,11 @@ def _over_seeds(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray
 def stored_dots(rows: Mapping[str, str], xlabel: str, chapter: str = "02") -> plotting.Figure:
     """Stored runs of several claims, one row each, with 95% intervals over seeds; ``rows`` are labels and claim ids."""
     verdicts = _stored(list(rows.values()), chapter)
-    return plotting.dots({label: (v.mean, v.low, v.high) for label, v in zip(rows, verdicts, strict=True)}, {}, xlabel)
+    return plotting.dots({label: (v.mean, v.low, v.high) for label, v in zip(rows, verdicts, strict=True)},
+                         {"zero": dict.fromkeys(rows, 0.0)}, xlabel)
 
 
-def saliency_maps(maps: Mapping[str, np.ndarray], shape: tuple[int, int]) -> plotting.Figure:
-    """Mean saliency of several networks, each scaled to its largest value, on the template's view."""
-    shown = [m.mean(0) / m.mean(0).max() for m in maps.values()]
+def saliency_maps(maps: Mapping[str, np.ndarray]) -> plotting.Figure:
+    """Mean saliency of several networks, each scaled so that its highest hundredth of pixels is white."""
+    shown = [np.clip(m.mean(0) / np.quantile(m.mean(0), 0.99), 0, 1) for m in maps.values()]
     return pictures.image_grid(shown, list(maps), what="Mean saliency of each network (bright: matters more)")
