@@ -78,8 +78,9 @@ def test_an_easy_task_is_learned(shape, classes, channels_last):
     assert list(history) == ["epoch", "train_loss", "validation_loss", "best"]
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
     assert network.block2[0].weight.is_contiguous(memory_format=channels_last)
-    images = training._images(data, np.arange(4), "cpu")
-    assert images.is_contiguous(memory_format=channels_last) and np.array_equal(images, data.images[:4])
+    two = replace(data, images=np.repeat(data.images, 2, axis=1))  # with one channel, every order is the same
+    images = training._images(two, np.arange(4), "cpu")
+    assert images.is_contiguous(memory_format=channels_last) and np.array_equal(images, two.images[:4])
 
 
 def test_features_are_trained_on_too():
@@ -101,12 +102,20 @@ def test_a_seed_decides_everything_and_torchs_own_state_stays():
         assert not one[1].equals(run(data, **other)[1])
 
 
-def test_dropout_follows_the_seed():
-    scores = []
-    for seed in (0, 0, 1):
-        with training._seeded(seed, 1):
-            scores.append(nn.functional.dropout(torch.ones(50)))
-    assert torch.equal(scores[0], scores[1]) and not torch.equal(scores[0], scores[2])
+def test_order_and_dropout_follow_seed_and_epoch():
+    drawn = []
+    for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2)):
+        with training._seeded(seed, epoch) as rng:
+            drawn.append((rng.permutation(50).tolist(), nn.functional.dropout(torch.ones(50)).tolist()))
+    assert drawn[0] == drawn[1] and all(drawn[0][k] != other[k] for other in drawn[2:] for k in (0, 1))
+
+
+def test_dropout_and_batch_norm_learn_in_training_only():
+    network, modes = networks.build("modern"), []
+    network.register_forward_hook(lambda module, _, __: modes.append((module.training, torch.is_grad_enabled())))
+    fit(network, cohort(), recipe=SHORT, device="cpu", progress=False)
+    assert modes == [(False, False)] + 4 * [*3 * [(True, True)], (False, False)]  # the first asks how many scores
+    assert network.block1[1].num_batches_tracked <= 12 and not network.training
 
 
 def test_the_test_split_is_not_looked_at():
