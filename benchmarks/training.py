@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bias_tutorial import environment, networks
 from bias_tutorial.cohort import Cohort
-from bias_tutorial.files import to_json
+from bias_tutorial.files import to_json, write_text
 from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain
 from bias_tutorial.training import Recipe, fit, predict
@@ -221,12 +221,25 @@ def main():
     if given.settings:
         print(to_json(measure(seeds=0, avx2=False, **json.loads(given.settings))))
         return
+    load = os.getloadavg()[0]
     short = {"seeds": 2, "sizes": ((42, 36),), "images": {"modern": 64, "published": 32}, "accuracy_images": 32,
              "accuracy_epochs": 1}
     results = measure(given.rounds, **(short if given.short else {}))
-    print(to_json(results))
-    for what, value, bound, met in targets(results):
-        print(f"{'met   ' if met else 'MISSED'} {value:.3g} ({bound}): {what}")
+    rows = targets(results)
+    lines = ["# Last measurement of training", "", "Written by `python -m benchmarks.training`; not edited by hand.", "",
+             "| What | Measured | Target | Met |", "|---|---|---|---|"]
+    lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |" for what, value, bound, met in rows]
+    lines += [f"| times faster, strided than max-pooled blocks, {' x '.join(map(str, row['shape']))} "
+              f"| {row['times_faster']:.3g} | | |" for row in results["strided"]]
+    lines += ["", f"Precision {results['precision']}, {results['threads']} threads; {results['minutes']:.0f} minutes; load "
+              f"before and after {load:.1f} and {os.getloadavg()[0]:.1f}.", ""]
+    print("\n".join(lines))
+    if not given.short:
+        write_text(Path(__file__).with_name("training.json"), to_json(results))
+        write_text(Path(__file__).with_name("training.md"), "\n".join(lines))
+    missed = [what for what, _, _, met in rows if not met]
+    if missed:
+        sys.exit("missed: " + "; ".join(missed))
 
 
 if __name__ == "__main__":
