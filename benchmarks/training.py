@@ -226,13 +226,14 @@ def main():
              "accuracy_epochs": 1}
     results = measure(given.rounds, **(short if given.short else {}))
     rows = targets(results)
-    lines = ["# Last measurement of training", "", "Written by `python -m benchmarks.training`; not edited by hand.", "",
+    lines = ["# Last measurement of training", "",
+             "Written by `python -m benchmarks.training`; not edited by hand.", "",
              "| What | Measured | Target | Met |", "|---|---|---|---|"]
     lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |" for what, value, bound, met in rows]
     lines += [f"| times faster, strided than max-pooled blocks, {' x '.join(map(str, row['shape']))} "
               f"| {row['times_faster']:.3g} | | |" for row in results["strided"]]
-    lines += ["", f"Precision {results['precision']}, {results['threads']} threads; {results['minutes']:.0f} minutes; load "
-              f"before and after {load:.1f} and {os.getloadavg()[0]:.1f}.", ""]
+    lines += ["", f"Precision {results['precision']}, {results['threads']} threads; {results['minutes']:.0f} minutes; "
+              f"load before and after {load:.1f} and {os.getloadavg()[0]:.1f}.", ""]
     print("\n".join(lines))
     if not given.short:
         write_text(Path(__file__).with_name("training.json"), to_json(results))
