@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import bias_tutorial
+from bias_tutorial import experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -92,8 +94,8 @@ def test_this_environment_has_the_pinned_versions():
 
 def test_every_import_of_the_package_is_declared():
     """What a chapter can reach is a core dependency; readers and the check of the prose may use their extra."""
-    core, all_extras = declared(), declared("readers", "book")
-    book_only = {"prose.py", "sources.py", "claims_checks.py"}
+    core, all_extras = declared(), declared("readers", "book", "cluster")
+    with_extra = {"prose.py", "sources.py", "claims_checks.py", "files.py", "table.py", "cluster.py"}
     for path in sorted((ROOT / "bias_tutorial").rglob("*.py")):
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -102,7 +104,7 @@ def test_every_import_of_the_package_is_declared():
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names.add(node.module.partition(".")[0])
         for name in names - sys.stdlib_module_names - {"bias_tutorial"} - DEVELOPMENT:
-            allowed = all_extras if path.name in book_only | {"files.py", "table.py"} else core
+            allowed = all_extras if path.name in with_extra else core
             assert IMPORT_NAMES.get(name.lower(), canonicalize_name(name)) in allowed, f"{path.name} imports {name}"
         assert not names & {"book", "tests", "benchmarks"}, f"{path.name} reaches out of the package"
 
@@ -233,21 +235,35 @@ def test_the_code_of_the_readme_runs(monkeypatch):
     """The readers and their arguments exist as the README calls them; the files are the reader's own."""
     import inspect
 
-    from bias_tutorial import bids
+    from bias_tutorial import attribution, bids, evaluation, networks, training
     from bias_tutorial.datasets import simba, table
 
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
     called = []
-    for module, function in ((table, "read"), (bids, "from_bids"), (simba, "read")):
+    steps = ((table, "read"), (bids, "from_bids"), (simba, "read"), (networks, "build"), (training, "fit"),
+             (training, "predict"), (evaluation, "group_metrics"), (attribution, "smoothgrad"))
+    answer = MagicMock()
+    for module, function in steps:
         signature = inspect.signature(getattr(module, function))
 
         def check(*args, _name=module.__name__, _signature=signature, **kwargs):
             _signature.bind(*args, **kwargs)
             called.append(_name)
+            return answer
 
         monkeypatch.setattr(module, function, check)
-    exec(block, {})
-    assert called == ["bias_tutorial.datasets.table", "bias_tutorial.bids", "bias_tutorial.datasets.simba"]
+    scope = {}
+    for block in blocks:
+        exec(block, scope)
+    assert called == [module.__name__ for module, _ in steps]
+
+
+def test_the_recipe_of_the_readme_can_be_read(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "study.yml").write_text(block)
+    recipe = experiments.read_recipe(tmp_path / "study.yml")
+    assert [s["n_train"] for s in recipe["settings"]] == [500, 2000] and len(recipe["seeds"]) == 5
+    experiments.find_measure(recipe["measure"])
 
 
 MACHINE_PATH = re.compile(r"(?<![\w./])/(?:work|root|home|Users|opt|mnt)/[\w.-]+|[A-Z]:\\Users\\")
