@@ -1,0 +1,1 @@
+"""Methods against the use of a bias, one file a method."""
