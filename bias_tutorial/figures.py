@@ -122,60 +122,65 @@ def groups_against_key(results: Mapping[str, Mapping[str, Any]], p: float) -> pl
     return plotting.dots(rows, {"rewarded by the data": rewarded, "what we want": wanted}, "accuracy", xlim=(0.55, 1.0))
 
 
-def _stored(claim_ids: Sequence[str], chapter: str = "02") -> list[claims.Verdict]:
-    return [claims.verdict(claims.find_claim(chapter, i)) for i in claim_ids]
+RUNS_OVER_N = {500: ("n_500", "g_500"), 1000: ("n_1000", "g_1000"), 2000: ("f_growth",), 4000: ("n_4000", "g_4000")}
+"""Training images of the stored runs of ``curve``, and the claims that hold them."""
 
 
-def _gap_series(label: str, x: Sequence[float], verdicts: Sequence[claims.Verdict]) -> plotting.Series:
-    mean, low, high = ([getattr(v, name) for v in verdicts] for name in ("mean", "low", "high"))
-    return plotting.Series(label, x, mean, low, high, points=True)
+def _over_seeds(label: str, x: Sequence[float], columns: Sequence[pd.Series]) -> plotting.Series:
+    """Results of stored runs, one column per point: mean and 95% t interval over seeds."""
+    mean = np.array([column.mean() for column in columns])
+    half = np.array([stats.t.ppf(0.975, len(column) - 1) * stats.sem(column) for column in columns])
+    return plotting.Series(label, x, mean, mean - half, mean + half, points=True)
 
 
 def gap_over_p() -> plotting.Figure:
     """Stored runs: the network's TPR gap at several agreements, on the key's curve; intervals over seeds."""
-    p = [0.5, 0.6, 0.7, 0.9]
-    curve = answer_key.shortcut_curve(np.linspace(0.5, 0.9, 41))
+    p = (0.5, 0.6, 0.7, 0.9)
+    runs, curve = claims.stored_runs("02", "f_growth"), answer_key.shortcut_curve(np.linspace(0.5, 0.9, 41))
     return plotting.lines([plotting.Series("rewarded", curve["p"], curve["tpr_gap"]),
                            plotting.Series("wanted", curve["p"], 0 * curve["p"]),
-                           _gap_series("network", p, _stored([f"f_{round(100 * x)}" for x in p]))],
+                           _over_seeds("network", p, [runs[f"p{round(100 * x)}_tpr_gap"] for x in p])],
                           "agreement p", "TPR gap")
 
 
-def stored_explorer() -> explore.Output:
-    """A slider over p: what networks did in the stored runs, in every seed and over all."""
-    p_values = [0.5, 0.6, 0.7, 0.9]
-    runs = claims.stored_runs("02", "f_growth")
-    curve = answer_key.shortcut_curve(np.linspace(0.5, 0.9, 41))
-    shown = [plotting.Series(f"key, {side}", curve["p"], curve[side]) for side in ("aligned", "conflicting")]
-    shown += [plotting.Series(side, p_values, *_over_seeds(runs, [f"p{round(100 * p)}_{side}" for p in p_values]),
-                              points=True) for side in ("aligned", "conflicting")]
+def gap_over_n() -> plotting.Figure:
+    """Stored runs: the TPR gap at p = .7 over the number of training images; intervals over seeds."""
+    n, key = list(RUNS_OVER_N), float(answer_key.shortcut_curve(0.7)["tpr_gap"].iloc[0])
+    return plotting.lines([plotting.Series("rewarded", n, [key] * len(n)), plotting.Series("wanted", n, [0.0] * len(n)),
+                           _over_seeds("network", n, [claims.stored_runs("02", RUNS_OVER_N[k][0])["p70_tpr_gap"]
+                                                      for k in n])],
+                          "training images", "TPR gap")
 
-    def frame(p: float) -> explore.Frame:
+
+def stored_explorer() -> explore.Output:
+    """Sliders over p and n: what networks did in the stored runs, means over seeds and the range of the gap."""
+    p_values, curve = [0.5, 0.7, 0.9], answer_key.shortcut_curve(np.linspace(0.5, 0.9, 41))
+    runs = {n: pd.concat([claims.stored_runs("02", name).set_index("seed") for name in names], axis=1)
+            for n, names in RUNS_OVER_N.items()}
+    shown = [plotting.Series(f"key, {side}", curve["p"], curve[side]) for side in ("aligned", "conflicting")]
+
+    def frame(p: float, n: int) -> explore.Frame:
         key = answer_key.shortcut_curve(p).iloc[0]
-        at = {what: runs[f"p{round(100 * p)}_{what}"]
+        at = {what: runs[n][f"p{round(100 * p)}_{what}"]
               for what in ("tpr_gap", "aligned", "conflicting", "same", "decorrelated")}
         values = {"TPR gap": at["tpr_gap"].mean(), "smallest of all seeds": at["tpr_gap"].min(),
                   "largest of all seeds": at["tpr_gap"].max(), "key's gap": key["tpr_gap"],
                   "aligned": at["aligned"].mean(), "conflicting": at["conflicting"].mean(),
-                  "training distribution": at["same"].mean(), "decorrelated": at["decorrelated"].mean()}
+                  "training distribution": at["same"].mean(), "decorrelated": at["decorrelated"].mean(),
+                  "seeds": len(runs[n])}
+        sides = [_over_seeds(side, p_values, [runs[n][f"p{round(100 * x)}_{side}"] for x in p_values])
+                 for side in ("aligned", "conflicting")]
         return explore.Frame({k: float(v) for k, v in values.items()},
-                             plotting.lines(shown, "agreement p", "accuracy", mark=p, ylim=(0.4, 1.0)))
+                             plotting.lines([*shown, *sides], "agreement p", "accuracy", mark=p, ylim=(0.4, 1.0)))
 
-    return explore.explorer("Networks in the stored runs", {"p": p_values}, frame, {"p": 0.7},
-                            {"p": "agreement p between bias and disease"})
-
-
-def _over_seeds(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and 95% t interval over seeds of several results."""
-    values = table[list(columns)].to_numpy()
-    mean, error = values.mean(0), stats.sem(values, axis=0)
-    half = stats.t.ppf(0.975, len(values) - 1) * error
-    return mean, mean - half, mean + half
+    return explore.explorer("Networks in the stored runs", {"p": p_values, "n": list(RUNS_OVER_N)}, frame,
+                            {"p": 0.7, "n": 2000},
+                            {"p": "agreement p between bias and disease", "n": "training images n"})
 
 
 def stored_dots(rows: Mapping[str, str], xlabel: str, chapter: str = "02") -> plotting.Figure:
     """Stored runs of several claims, one row each, with 95% intervals over seeds; ``rows`` are labels and claim ids."""
-    verdicts = _stored(list(rows.values()), chapter)
+    verdicts = [claims.verdict(claims.find_claim(chapter, i)) for i in rows.values()]
     return plotting.dots({label: (v.mean, v.low, v.high) for label, v in zip(rows, verdicts, strict=True)},
                          {"zero": dict.fromkeys(rows, 0.0)}, xlabel)
 

@@ -3,7 +3,8 @@
 Sources that a tag may name (``<!-- =SOURCE -->``, see :mod:`bias_tutorial.prose`):
 
 - ``key:curve(p=.7).tpr_gap``: the answer key; the functions are in ``KEY``, arguments are numbers or names;
-- ``stored:01.worst_smd.mean``: a claim's verdict (k, n, mean, sd, low, high, min, max) or its null and margin;
+- ``stored:01.worst_smd.mean``: a claim's verdict (k, n, mean, sd, low, high, min, max), or its null, margin and
+  settings (``stored:02.n_500.settings.n_train``);
 - ``run:auc`` in a chapter, ``run:01.auc`` elsewhere: what the chapter's last run recorded;
 - ``param:N``: the notebook's parameters cell;
 - ``code:evaluation.SMALLEST``: a constant of this package, in capitals;
@@ -128,9 +129,9 @@ class Sources:
         return _walk(_solved(match["function"], tuple(arguments.items())), match["path"].split(".")[1:])
 
     def _stored(self, name):
-        chapter, claim_id, what = name.split(".")
+        chapter, claim_id, *what = name.split(".")
         claim = find_claim(chapter, claim_id)
-        return getattr(claim, what) if what in ("null", "margin") else _walk(verdict(claim), [what])
+        return _walk(claim if what[0] in ("null", "margin", "settings") else verdict(claim), what)
 
     def _run(self, name):
         parts = name.split(".")

@@ -164,6 +164,7 @@ def test_stored_verdicts_can_be_quoted(monkeypatch, tmp_path):
     assert faults("in 9<!-- =stored:01.gap.k --> of 10<!-- =stored:01.gap.n -->, "
                   "mean .043<!-- =stored:01.gap.mean -->, "
                   "above 0<!-- =stored:01.gap.null -->, smallest .01<!-- =stored:01.gap.min -->") == []
+    assert faults("with a mean of 0.2<!-- =stored:01.gap.settings.mean -->") == []
     assert "should be 9" in faults("in ten<!-- =stored:01.gap.k --> of 10<!-- =stored:01.gap.n -->")[0]
     assert "should be 0.043" in faults("mean .044<!-- =stored:01.gap.mean -->")[0]
     assert "names nothing" in faults("mean .044<!-- =stored:01.other.mean -->")[0]
