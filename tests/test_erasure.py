@@ -59,11 +59,12 @@ def test_only_the_training_rows_count():
 
 
 def test_a_weak_label_is_erased_too_and_whatever_its_unit():
-    rng = np.random.default_rng(0)
-    scores, label = rng.normal(size=(4000, 3)), rng.integers(0, 2, 4000)
-    scores[:, 0] += 0.02 * label
-    for unit in (1e-4, 1, 1e4):
-        erased = leace(scores, label * unit, np.arange(4000), shrinkage=False)(scores)
+    scores, label = np.random.default_rng(0).normal(size=(N, 3)), np.arange(N) % 2
+    scores[label == 1] += scores[label == 0].mean(0) - scores[label == 1].mean(0)
+    scores[:, 0] += 0.006 * label  # correlation .003
+    assert covariance(scores, label)[0] == pytest.approx(0.0015)
+    for unit in (1e-8, 1, 1e8):
+        erased = leace(scores, label * unit, np.arange(N), shrinkage=False)(scores)
         assert covariance(erased, label) == pytest.approx(np.zeros(3), abs=1e-12)
 
 

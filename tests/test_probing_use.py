@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch import nn
 
 from bias_tutorial import networks
@@ -257,12 +258,15 @@ def test_con_score_is_the_product_it_is_said_to_be():
     features = np.column_stack([severity, bias + np.random.default_rng(2).normal(size=2000), np.zeros(2000)])
     model = LogisticRegression(C=np.inf, tol=1e-8).fit(features, bias)
     variance = model.decision_function(features).var()
+    d2 = 1 - log_loss(bias, model.predict_proba(features)) / log_loss(bias, np.full(2000, bias.mean()))
     for weights, cosine in (([0, 2.0, 0], 1), ([3.0, 0, 0], 0), ([1.0, -1, 0], -np.sqrt(0.5))):
         found = con_score(features, bias, np.array([np.ones(3), np.ones(3) + weights]))
         own = model.coef_[0] @ weights / np.linalg.norm(model.coef_) / np.linalg.norm(weights)
         assert found["cosine"] == pytest.approx(own, abs=1e-3) and own == pytest.approx(cosine, abs=0.1)
         assert found["r2"] == pytest.approx(variance / (variance + np.pi**2 / 3), abs=1e-3)
         assert found["con_score"] == pytest.approx(found["r2"] * abs(found["cosine"]))
+        assert found["d2"] == pytest.approx(d2, abs=1e-4)
+        assert found["con_score_d2"] == pytest.approx(found["d2"] * abs(found["cosine"]))
         assert con_score(features, bias, np.array(weights)).equals(found)
 
 
