@@ -393,7 +393,8 @@ def _choose(x, y, patients, folds, seed) -> float:
     losses = np.zeros(len(COSTS))
     for held_out in range(folds):
         out, model = (fold == held_out)[patient], None
+        inner, outer = x[~out], x[out]
         for k, cost in enumerate(COSTS):  # from the strongest penalty on: each fit starts at the one before
-            model = _fit(x[~out], y[~out], cost, model)
-            losses[k] += log_loss(model.decision_function(x[out]), y[out]).sum()
+            model = _fit(inner, y[~out], cost, model)
+            losses[k] += log_loss(model.decision_function(outer), y[out]).sum()
     return COSTS[int(losses.argmin())]
