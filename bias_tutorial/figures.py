@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
+from torch import nn
 
-from . import answer_key, claims, explore, pictures, plotting, simulate
+from . import answer_key, claims, explore, networks, pictures, plotting, probing, simulate
 from .cohort import Cohort
 from .scenario import Scenario
 from .simulate import anatomy, deformation, effects
+from .studies import chapter_03
 
 
 def regions_on_template(names: Sequence[str], shape: tuple[int, int] = (112, 96)) -> plotting.Figure:
@@ -178,14 +180,85 @@ def stored_explorer() -> explore.Output:
                             {"p": "agreement p between bias and disease", "n": "training images n"})
 
 
-def stored_dots(rows: Mapping[str, str], xlabel: str, chapter: str = "02") -> plotting.Figure:
-    """Stored runs of several claims, one row each, with 95% intervals over seeds; ``rows`` are labels and claim ids."""
+def stored_dots(rows: Mapping[str, str], xlabel: str, chapter: str = "02",
+                references: Mapping[str, float] | None = None) -> plotting.Figure:
+    """Stored runs of several claims, one row each, with 95% intervals over seeds; ``rows`` are labels and claim ids.
+
+    ``references`` are lines to hold all of them against, by name; zero when left out.
+    """
     verdicts = [claims.verdict(claims.find_claim(chapter, i)) for i in rows.values()]
     return plotting.dots({label: (v.mean, v.low, v.high) for label, v in zip(rows, verdicts, strict=True)},
-                         {"zero": dict.fromkeys(rows, 0.0)}, xlabel)
+                         {name: dict.fromkeys(rows, value) for name, value in (references or {"zero": 0.0}).items()},
+                         xlabel)
 
 
 def saliency_maps(maps: Mapping[str, np.ndarray]) -> plotting.Figure:
     """Mean saliency of several networks, each scaled so that its highest hundredth of pixels is white."""
     shown = [np.clip(m.mean(0) / np.quantile(m.mean(0), 0.99), 0, 1) for m in maps.values()]
     return pictures.image_grid(shown, list(maps), what="Mean saliency of each network (bright: matters more)")
+
+
+# ---------------------------------------------------------------------- chapter 3
+PUBLISHED_POOL = pd.DataFrame({"disease": [86.0, 86.0, 50.9, 50.7], "mark": [99.6, 70.1, 53.1, 97.2]},
+                              index=["all", 0, 1, 2])
+"""Encoding in the last layer in percent (Stanley et al., eBioMedicine 2025; shape bias, fitted and scored on the same
+1,074 images): all five components together, and the first three alone."""
+
+
+def channels(kept: Mapping[str, np.ndarray], most: int = 3) -> plotting.Figure:
+    """The first channels of each block's activation for one image, each scaled to its own range."""
+    shown = {}
+    for block, activation in kept.items():
+        for k, channel in enumerate(activation[:most]):
+            low, high = channel.min(), channel.max()
+            shown[f"{block}, channel {k}"] = (channel - low) / max(high - low, 1e-12)
+    return pictures.image_grid(list(shown.values()), list(shown), what="Activations of one image", columns=most)
+
+
+def component_explorer(nets: Mapping[str, nn.Module], data: chapter_03.Halves, most: int = 5) -> explore.Output:
+    """Choose network, block and component: densities of the four groups along it, and the disease boundary."""
+    blocks, disease = networks.block_names(next(iter(nets.values()))), data.label("disease")
+    names = {(0, 0): "healthy, no mark", (0, 1): "healthy, mark", (1, 0): "sick, no mark", (1, 1): "sick, mark"}
+    pcas = {(name, block): chapter_03.components(net, data, block) for name, net in nets.items() for block in blocks}
+    most = min(most, *(pca.n_components for pca in pcas.values()))
+
+    def frame(network: str, block: str, component: int) -> explore.Frame:
+        pca, mark = pcas[network, block], data.label(chapter_03.CARRIED[network][0])
+        score = pca.scores[data.score, component]
+        found = {what: probing.individual(pca.scores[:, [component]], label, data.fit, data.score)["auc"].iloc[0]
+                 for what, label in (("disease", disease), ("mark", mark))}
+        table = probing.densities(score, disease[data.score], mark[data.score], points=60)
+        edge = probing.boundary(pca.scores, disease, data.fit, component)
+        series = [plotting.Series(names[group], table.index, table[group]) for group in names]
+        inside = table.index[0] < edge < table.index[-1]
+        values = {"AUC for disease": found["disease"], "AUC for the mark": found["mark"], "boundary": edge,
+                  "share of variance": pca.explained_variance_ratio[component]}
+        return explore.Frame({k: float(v) for k, v in values.items()},
+                             plotting.lines(series, f"score on component {component}", "density",
+                                            mark=edge if inside else None))
+
+    return explore.explorer("Components of a block", {"network": list(nets), "block": list(blocks),
+                                                      "component": list(range(most))}, frame,
+                            {"network": next(iter(nets)), "block": blocks[-1], "component": 0},
+                            {"network": "network", "block": "block", "component": "component"})
+
+
+def published_beside_ours(network: nn.Module, data: chapter_03.Halves) -> pd.DataFrame:
+    """The published encoding of the last layer and ours, held-out accuracy in percent."""
+    pca, ours = chapter_03.components(network, data, "pool"), {}
+    for what, label in (("disease", data.label("disease")), ("mark", data.label("morphology"))):
+        each = probing.individual(pca.scores, label, data.fit, data.score)["accuracy"]
+        every = probing.aggregate(pca.scores, label, data.fit, data.score)["accuracy"]
+        ours[what] = 100 * np.array([every, *each[:len(PUBLISHED_POOL) - 1]])
+    table = pd.concat({"published": PUBLISHED_POOL, "ours": pd.DataFrame(ours, PUBLISHED_POOL.index)}, axis=1)
+    return table.rename_axis("component").round(1)
+
+
+def audit_table(found: Mapping[str, float]) -> pd.DataFrame:
+    """The published probe in each block: accuracy on the images it was fitted on and on other patients."""
+    blocks = [name.removesuffix("_features") for name in found if name.endswith("_features")]
+    rows = {block: [int(found[f"{block}_features"]), *(found[f"{block}_{label}_{where}"] for label in
+                                                       ("morphology", "random") for where in ("in_sample", "held_out"))]
+            for block in blocks}
+    columns = ["features", "mark, same images", "mark, others", "random, same images", "random, others"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype({"features": int}).round(3)

@@ -60,6 +60,7 @@ KEY: dict[str, Callable] = {
     "curve": _curve,
     "marks": answer_key.marks_on_one_class,
     "independence": answer_key.marginal_independence,
+    "margin": answer_key.margin_ratio,
     "design": lambda preset="near", p=0.7: scenario.preset(preset, p),
     "logit": lambda p: float(np.log(p / (1 - p))),
     "prevalence": lambda pi, threshold=0.5: answer_key.prevalence_by_group({"group": pi}, threshold),

@@ -10,8 +10,8 @@ is a reference, not a target: a trained network need not reach it.
 """
 
 from .key import AnswerKey, Reference, read_out_ceiling, shortcut_curve, solve
-from .limits import marginal_independence, marks_on_one_class, prevalence_by_group
+from .limits import margin_ratio, marginal_independence, marks_on_one_class, prevalence_by_group
 from .reader import Evaluation, Sight
 
-__all__ = ["AnswerKey", "Evaluation", "Reference", "Sight", "marginal_independence", "marks_on_one_class",
-           "prevalence_by_group", "read_out_ceiling", "shortcut_curve", "solve"]
+__all__ = ["AnswerKey", "Evaluation", "Reference", "Sight", "margin_ratio", "marginal_independence",
+           "marks_on_one_class", "prevalence_by_group", "read_out_ceiling", "shortcut_curve", "solve"]

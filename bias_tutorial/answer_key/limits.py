@@ -83,6 +83,34 @@ def prevalence_by_group(prevalences: Mapping[str, float], threshold: float = 0.5
                          "accuracy": pi * (1 - fnr) + (1 - pi) * (1 - fpr)}, index=pd.Index(prevalences, name="group"))
 
 
+def margin_ratio(p: float | Sequence[float], separation: float = 2.0) -> pd.DataFrame:
+    """Mean distance from the boundary towards the true class: conflicting groups against aligned ones.
+
+    For a perfect reader who uses the attribute as the training data reward it: its boundary in severity lies
+    ``logit(p) / separation`` lower where the attribute is present, and as much higher where it is not.
+
+    Parameters
+    ----------
+    p : float or sequence of float
+        Agreement as in :func:`shortcut_curve`, each strictly between 0 and 1.
+    separation : float
+        Distance of the two class means of the severity, in its standard deviations, above 0.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``p``; ``aligned`` and ``conflicting``, the mean margins in standard deviations; ``ratio``, the second over the
+        first: 1 at p = .5, 0 where the attribute outweighs the mean severity.
+    """
+    p = _probabilities(p, "p")
+    _check_positive(separation)
+    if ((p == 0) | (p == 1)).any():
+        raise ValueError("p must lie strictly between 0 and 1: there the attribute alone decides")
+    shift = logit(p) / separation
+    aligned, conflicting = separation / 2 + shift, separation / 2 - shift
+    return pd.DataFrame({"p": p, "aligned": aligned, "conflicting": conflicting, "ratio": conflicting / aligned})
+
+
 def marginal_independence(p_values: float | Sequence[float], scenario: Scenario | None = None) -> pd.DataFrame:
     """The wrong target: the best reader whose answer is independent of the attributes over the *confounded* data.
 
