@@ -192,6 +192,17 @@ def stored_dots(rows: Mapping[str, str], xlabel: str, chapter: str = "02",
                          xlabel)
 
 
+def volumes_beside_slices() -> pd.DataFrame:
+    """Stored runs at p = .7: networks on slices (means over seeds), and each network on volumes."""
+    columns = ["aligned", "conflicting", "same", "decorrelated", "tpr_gap", "fpr_gap"]
+    slices, rows = claims.stored_runs("02", "b_far_tpr"), {}
+    for mark in ("far", "intensity"):
+        rows[mark, f"slices, {len(slices)} seeds"] = [slices[f"{mark}_{column}"].mean() for column in columns]
+        for _, run in claims.stored_runs("02", f"v_{mark}").iterrows():
+            rows[mark, f"volumes, seed {run['seed']}"] = [run[f"p70_{column}"] for column in columns]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float).round(3)
+
+
 def saliency_maps(maps: Mapping[str, np.ndarray]) -> plotting.Figure:
     """Mean saliency of several networks, each scaled so that its highest hundredth of pixels is white."""
     shown = [np.clip(m.mean(0) / np.quantile(m.mean(0), 0.99), 0, 1) for m in maps.values()]
@@ -211,7 +222,9 @@ def channels(kept: Mapping[str, np.ndarray], most: int = 3) -> plotting.Figure:
     for block, activation in kept.items():
         for k, channel in enumerate(activation[:most]):
             low, high = channel.min(), channel.max()
-            shown[f"{block}, channel {k}"] = (channel - low) / max(high - low, 1e-12)
+            scaled = (channel - low) / max(high - low, 1e-12)
+            times = max(1, 96 // len(channel))  # so that the pixels of a small one can be seen
+            shown[f"{block}, channel {k}"] = np.kron(scaled, np.ones((times, times)))
     return pictures.image_grid(list(shown.values()), list(shown), what="Activations of one image", columns=most)
 
 
@@ -224,23 +237,58 @@ def component_explorer(nets: Mapping[str, nn.Module], data: chapter_03.Halves, m
 
     def frame(network: str, block: str, component: int) -> explore.Frame:
         pca, mark = pcas[network, block], data.label(chapter_03.CARRIED[network][0])
-        score = pca.scores[data.score, component]
+        unit = pca.scores[data.fit, component].std()
         found = {what: probing.individual(pca.scores[:, [component]], label, data.fit, data.score)["auc"].iloc[0]
                  for what, label in (("disease", disease), ("mark", mark))}
-        table = probing.densities(score, disease[data.score], mark[data.score], points=60)
-        edge = probing.boundary(pca.scores, disease, data.fit, component)
+        table = probing.densities(pca.scores[data.score, component] / unit, disease[data.score], mark[data.score], 60)
+        edge = probing.boundary(pca.scores / unit, disease, data.fit, component)
         series = [plotting.Series(names[group], table.index, table[group]) for group in names]
         inside = table.index[0] < edge < table.index[-1]
         values = {"AUC for disease": found["disease"], "AUC for the mark": found["mark"], "boundary": edge,
                   "share of variance": pca.explained_variance_ratio[component]}
         return explore.Frame({k: float(v) for k, v in values.items()},
-                             plotting.lines(series, f"score on component {component}", "density",
-                                            mark=edge if inside else None))
+                             plotting.lines(series, "score in standard deviations", "density",
+                                            mark=edge if inside else None, legend=True))
 
     return explore.explorer("Components of a block", {"network": list(nets), "block": list(blocks),
                                                       "component": list(range(most))}, frame,
                             {"network": next(iter(nets)), "block": blocks[-1], "component": 0},
                             {"network": "network", "block": "block", "component": "component"})
+
+
+def encoding_map(network: nn.Module, data: chapter_03.Halves, mark: str, most: int = 5) -> plotting.Figure:
+    """Individual encoding: held-out AUC of each block's first components, for the disease and for a mark.
+
+    Either direction counts: an AUC below .5 is read the other way round.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {"disease": {}, mark: {}}
+    for block in networks.block_names(network):
+        scores = chapter_03.components(network, data, block).scores[:, :most]
+        for label, columns in found.items():
+            auc = probing.individual(scores, data.label(label), data.fit, data.score)["auc"]
+            columns[block.removeprefix("block")] = np.maximum(auc, 1 - auc).reindex(range(most))
+    return pictures.heatmaps({f"AUC for {label}": pd.DataFrame(columns) for label, columns in found.items()},
+                             "block", "component", 0.5, 1.0)
+
+
+def stored_over_blocks(columns: Mapping[str, str], ylabel: str, ylim: tuple[float, float] | None = None,
+                       claim: str = "c_random") -> plotting.Figure:
+    """Stored runs of chapter 3 over the blocks, means with 95% intervals over seeds; block 6 is the last layer.
+
+    ``columns`` are labels and names of results, with ``{}`` where the block stands.
+    """
+    blocks, runs = [*(f"block{k}" for k in range(1, 6)), "pool"], claims.stored_runs("03", claim)
+    series = [_over_seeds(label, range(1, len(blocks) + 1), [runs[name.format(block)] for block in blocks])
+              for label, name in columns.items()]
+    return plotting.lines(series, "block (6: pool)", ylabel, ylim=ylim)
+
+
+def stored_encoding(claim: str = "c_random") -> pd.DataFrame:
+    """Stored runs of chapter 3: mean held-out AUC over seeds, by what is read, network and block."""
+    blocks, runs = [*(f"block{k}" for k in range(1, 6)), "pool"], claims.stored_runs("03", claim)
+    rows = {(label, name): [runs[f"{name}_{block}_{label}_auc"].mean() for block in blocks]
+            for label in ("disease", "morphology", "intensity") for name in ("untrained", *chapter_03.CARRIED)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=blocks).round(2)
 
 
 def published_beside_ours(network: nn.Module, data: chapter_03.Halves) -> pd.DataFrame:

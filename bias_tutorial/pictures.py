@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.cm
 import matplotlib.colors
@@ -156,6 +157,50 @@ def displacement(image: np.ndarray, field: np.ndarray, step: int = 5, margin: in
                     color="white", edgecolor="black", linewidth=0.5)
         return Figure(figure, f"{what}. The longest displacement is {number(length.max(), 2)} {unit}, at row {row}, "
                               f"column {column}; {(length >= 0.5).mean():.0%} of points move at least half a unit.")
+
+
+def heatmaps(tables: Mapping[str, Any], xlabel: str, ylabel: str, low: float, high: float) -> Figure:
+    """Tables as pictures, one beside the other, with their numbers in the cells.
+
+    Parameters
+    ----------
+    tables : mapping of str to pandas.DataFrame
+        One or two, of the same rows and columns, by their titles.
+    xlabel, ylabel : str
+        What the columns and the rows are.
+    low, high : float
+        Values drawn lightest and darkest.
+
+    Returns
+    -------
+    Figure
+        Its text gives every column of every table.
+    """
+    first = next(iter(tables.values()))
+    if len(tables) > 2 or any(not t.index.equals(first.index) or not t.columns.equals(first.columns)
+                              for t in tables.values()):
+        raise ValueError(f"heatmaps draws one or two tables of the same rows and columns, got {len(tables)}")
+    with style():
+        figure = Canvas(figsize=(WIDTH, 0.7 + len(tables) * (0.45 + 0.27 * len(first))))
+        grid = figure.subplots(len(tables), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (title, table) in zip(grid, tables.items(), strict=True):
+            values = table.to_numpy(dtype=float)
+            axes.pcolormesh(values, cmap="Blues", vmin=low, vmax=high)
+            axes.invert_yaxis()
+            for (row, column), value in np.ndenumerate(values):
+                dark = value > low + 0.55 * (high - low)
+                axes.text(column + 0.5, row + 0.5, number(value, 2), ha="center", va="center",
+                          color="#ffffff" if dark else "#102030")
+            axes.set(title=title, ylabel=ylabel, xticks=np.arange(len(table.columns)) + 0.5,
+                     yticks=np.arange(len(table)) + 0.5)
+            axes.set_xticklabels([str(c) for c in table.columns])
+            axes.set_yticklabels([str(r) for r in table.index])
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        grid[-1].set_xlabel(xlabel)
+        texts = [f"{title}: " + "; ".join(f"{xlabel} {c}: {', '.join(number(v, 2) for v in table[c])}" for c in table)
+                 for title, table in tables.items()]
+        return Figure(figure, f"Values by {ylabel} (down) and {xlabel} (across). {'. '.join(texts)}.")
 
 
 def _slice(image, name: str) -> np.ndarray:

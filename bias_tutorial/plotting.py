@@ -168,7 +168,7 @@ class Series:
 
 
 def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None = None, ylim=None, title: str = "",
-          digits: int = 3) -> Figure:
+          digits: int = 3, legend: bool = False) -> Figure:
     """Curves and measured points with intervals, named at their right end.
 
     Parameters
@@ -185,6 +185,8 @@ def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None
         Written above.
     digits : int
         Digits after the point in the text.
+    legend : bool
+        Name the series below the axes, where their right ends lie together.
 
     Returns
     -------
@@ -201,9 +203,10 @@ def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None
             x, y = np.asarray(s.x, float), np.asarray(s.y, float)
             if s.points:
                 spread = None if s.low is None else [y - np.asarray(s.low), np.asarray(s.high) - y]
-                axes.errorbar(x, y, spread, fmt=marker, color=colour, capsize=3, elinewidth=1.4, linestyle="none")
+                axes.errorbar(x, y, spread, fmt=marker, color=colour, capsize=3, elinewidth=1.4, linestyle="none",
+                              label=s.label)
             else:
-                axes.plot(x, y, color=colour, linestyle=dash)
+                axes.plot(x, y, color=colour, linestyle=dash, label=s.label)
                 if s.low is not None:
                     axes.fill_between(x, s.low, s.high, color=colour, alpha=0.2, linewidth=0)
             if mark is not None and not s.points:
@@ -212,7 +215,10 @@ def lines(series: Sequence[Series], xlabel: str, ylabel: str, mark: float | None
             axes.axvline(mark, color=INK, linewidth=0.8, alpha=0.5, zorder=0)
         if ylim is not None:
             axes.set_ylim(*ylim)
-        _name_ends(axes, series)
+        if legend:
+            figure.legend(loc="outside lower left", ncols=2)
+        else:
+            _name_ends(axes, series)
         marked = "" if mark is None else f" Marked at {mark:g}."
         return Figure(figure, f"{title or 'Lines'}. {ylabel} over {xlabel}.{marked} {'; '.join(texts)}.")
 

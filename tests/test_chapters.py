@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -11,7 +12,7 @@ import yaml
 from bias_tutorial import answer_key
 from bias_tutorial.claims import recorded
 from bias_tutorial.scenario import preset
-from bias_tutorial.studies import chapter_02
+from bias_tutorial.studies import chapter_02, chapter_03
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"))
@@ -75,7 +76,17 @@ def signs_of_chapter_2(values):
     assert len(groups) == 2 and min(groups) > 0.5
 
 
-SIGNS = {"01_simulate_bias": signs_of_chapter_1, "02_train_cnn": signs_of_chapter_2}
+def signs_of_chapter_3(values):
+    assert values["block1_random_in_sample"] > values["block1_random_held_out"] + 0.2
+    assert values["block1_features"] == 8 * 42 * 36
+    mark = [value for name, value in values.items() if name.endswith(" morphology")]
+    assert len(mark) == 3 * 6 and all(0 <= value <= 1 for value in mark)
+    for block in ("block3", "pool"):  # a network that nobody trained takes no mark for disease in one group only
+        assert abs(values[f"untrained {block} total_tpr_gap"]) < 0.2
+
+
+SIGNS = {"01_simulate_bias": signs_of_chapter_1, "02_train_cnn": signs_of_chapter_2,
+         "03_probe_layers": signs_of_chapter_3}
 
 
 def test_frame_of_the_chapter():
@@ -126,3 +137,28 @@ def test_the_live_control_of_chapter_2_computes_anew(monkeypatch):
         widget.update()
         at[p] = widget.result
     assert at[0.5] < at[0.9] and at[0.9] > 0.1
+
+
+def test_the_live_control_of_chapter_3_computes_anew(monkeypatch):
+    monkeypatch.delenv("BIAS_TUTORIAL_BOOK", raising=False)
+    notebook = nbformat.read(ROOT / "book" / "chapters" / "03_probe_layers.ipynb", as_version=4)
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    setup, call = next(c for c in code if "explore.live(" in c).split("explore.live(")
+    seen = []
+
+    def used(network, block, *rest):
+        seen.append((block, rest[-1]))
+        return chapter_03.used(network, block, *rest)
+
+    study = SimpleNamespace(halves=chapter_03.halves, trained_networks=chapter_03.trained_networks,
+                            twins=chapter_03.twins, used=used)
+    scope = {"study": study}
+    smaller = setup.replace('600, "n_probe": 300', '120, "n_probe": 80').replace("(56, 48)", "(28, 24)")
+    assert smaller != setup
+    exec(smaller, scope)  # noqa: S102 - the chapter's own cell, with smaller samples
+    widget = eval("explore.live(" + call, scope)  # noqa: S307
+    for seed in (3, 4):
+        widget.children[0].value = seed
+        widget.update()
+        assert -1 <= widget.result <= 1
+    assert seen == [("pool", 3), ("pool", 4)]

@@ -21,6 +21,7 @@ MASK = np.zeros((40, 34), bool)
 MASK[10:15, 5:9] = True
 FIELD = np.zeros((2, 40, 34))
 FIELD[0, 20, 12] = 2.5
+TABLE = pd.DataFrame({"1": [0.52, 0.9], "pool": [0.61, 0.7]})
 BALANCE = pd.DataFrame({"latent": ["severity", "severity", "subject_1"], "smd": [0.01, -0.09, 0.02]})
 
 
@@ -36,6 +37,10 @@ def _figures():
         "dots": plotting.dots({"far, aligned": (0.86, 0.84, 0.88), "far, conflicting": (0.78, 0.75, 0.81)},
                               {"rewarded": {"far, aligned": 0.923}, "wanted": {"far, conflicting": 0.841}}, "accuracy"),
         "grid": pictures.image_grid([SLICE, SLICE], ["off", "on"], [None, SLICE - 0.5]),
+        "legend": plotting.lines([s("sick", x, [0.0, 1.0, 0.0]), s("healthy", x, [0.5, 0.1, 0.0])], "score", "density",
+                                 legend=True),
+        "heatmaps": pictures.heatmaps({"AUC for disease": TABLE, "AUC for mark": 1 - TABLE}, "block", "component",
+                                      0, 1),
         "regions": pictures.regions(SLICE, {"left_putamen": MASK}),
         "displacement": pictures.displacement(SLICE, FIELD, step=1),
     }
@@ -109,7 +114,7 @@ def test_text_stays_text_and_can_be_read_on_a_phone(name):
     assert FIGURES[name].phone_text >= 9
     words = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", FIGURES[name].svg()))
     expected = {"lines": "accuracy", "love": "severity", "histograms": "density", "grid": "off", "regions": "putamen",
-                "displacement": "", "dots": "conflicting"}[name]
+                "displacement": "", "dots": "conflicting", "legend": "healthy", "heatmaps": "component"}[name]
     assert expected in words
 
 
@@ -131,6 +136,8 @@ def test_text_reaches_notebook_and_page():
     ("histograms", ["a: n = 2, mean 0.50, standard deviation 0.71", "b: n = 2, mean 3.00"]),
     ("dots", ["far, aligned: 0.860 (interval 0.840 to 0.880), rewarded 0.923;", "0.810), wanted 0.841."]),
     ("grid", [f"off: mean grey {SLICE.mean():.3f}", f"to {(SLICE - 0.5).max():.3f}"]),
+    ("legend", ["sick: 0.000 at 0.5, 1.000 at 0.7", "healthy: 0.500 at 0.5"]),
+    ("heatmaps", ["AUC for disease: block 1: 0.52, 0.90; block pool: 0.61, 0.70", "AUC for mark: block 1: 0.48, 0.10"]),
     ("regions", ["1 left putamen: 20 pixels around row 12, column 6"]),
     ("displacement", ["2.50 pixels, at row 20, column 12", "0% of points"]),
 ])
@@ -198,6 +205,7 @@ def test_negative_numbers_have_a_minus_sign():
     (lambda: plotting.dots({"a": (1, 0, 2)}, {"key": {"b": 1}}, "x"), "reference 'key' names the row 'b'"),
     (lambda: pictures.image_grid([np.full((2, 2), np.nan)], ["bad"]), "image 'bad' needs shape"),
     (lambda: pictures.image_grid([SLICE], ["a"], [MASK[:3]]), "difference of 'a' has shape"),
+    (lambda: pictures.heatmaps({"a": TABLE, "b": TABLE.T}, "x", "y", 0, 1), "same rows and columns"),
     (lambda: pictures.regions(SLICE, {"empty": MASK & False}), "region 'empty' needs a mask"),
     (lambda: pictures.displacement(SLICE, FIELD[:1]), "field needs shape"),
 ])
