@@ -172,7 +172,7 @@ def stored_explorer() -> explore.Output:
                   "seeds": len(runs[n])}
         sides = [_over_seeds(side, p_values, [runs[n][f"p{round(100 * x)}_{side}"] for x in p_values])
                  for side in ("aligned", "conflicting")]
-        return explore.Frame({k: float(v) for k, v in values.items()},
+        return explore.Frame(values,
                              plotting.lines([*shown, *sides], "agreement p", "accuracy", mark=p, ylim=(0.4, 1.0)))
 
     return explore.explorer("Networks in the stored runs", {"p": p_values, "n": list(RUNS_OVER_N)}, frame,
