@@ -263,9 +263,7 @@ def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Ve
         demand(is_number(results.get(claim.quantity)), where,
                 f"the measure returned no number '{claim.quantity}'; it returned {', '.join(results)}")
     values = np.array([results[claim.quantity] for results in found], dtype=float)
-    n, mean, sd = len(values), float(values.mean()), float(values.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    low, high = mean - half, mean + half
+    n, sd, (mean, low, high) = len(values), float(values.std(ddof=1)), over_seeds(values)
     if claim.kind == "estimate":
         return Verdict(claim, None, n, mean, sd, low, high, None, tuple(values.tolist()))
     k = sum(claim.meets(*_own_interval(claim, results, where)) for results in found)
@@ -274,6 +272,12 @@ def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Ve
         return Verdict(claim, k, n, k / n, sd, float(wilson.low), float(wilson.high), None, tuple(values.tolist()))
     holds = claim.meets(low, high) and (k == n or not claim.every_seed)
     return Verdict(claim, k, n, mean, sd, low, high, holds, tuple(values.tolist()))
+
+
+def over_seeds(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of one value a seed, and its 95% t interval."""
+    mean, half = float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean, mean - half, mean + half
 
 
 def stored_runs(chapter: str, claim_id: str):

@@ -160,7 +160,7 @@ def displacement(image: np.ndarray, field: np.ndarray, step: int = 5, margin: in
 
 
 def heatmaps(tables: Mapping[str, Any], xlabel: str, ylabel: str, low: float, high: float) -> Figure:
-    """Tables as pictures, one beside the other, with their numbers in the cells.
+    """Tables as pictures, one below the other, with their numbers in the cells.
 
     Parameters
     ----------

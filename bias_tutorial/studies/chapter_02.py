@@ -95,14 +95,15 @@ def judge(disease: np.ndarray, off: np.ndarray, on: np.ndarray, p: float, no_bia
     if no_bias is not None:
         plain = (no_bias == disease).astype(float)
         values |= {f"{name}_change": value - plain for name, value in values.items()}
-    out = _with_intervals(values, seed)
+    out = with_intervals(values, seed)
     out |= _rows(twin_gaps(disease, on > 0.5, off > 0.5, seed))
     for name, score in (("auc_without", off), ("auc_with", on)):
         out[name] = float(roc_auc_score(disease, score))
     return out
 
 
-def _with_intervals(values: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+def with_intervals(values: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+    """Means of values with one number a patient, each with its 95% interval under ``<name>_interval``."""
     columns = np.column_stack(list(values.values()))
     ends = patient_bootstrap(columns, seed)
     out: dict[str, Any] = {}
@@ -191,7 +192,7 @@ def _beside_key(tpr_gap: float, design: Scenario, r2: Mapping[str, float] | None
 def _no_bias(test: Cohort, decided: Mapping[Twin, np.ndarray], r2_severity: float, seed: int) -> dict[str, Any]:
     """The network that saw no bias: accuracy, gaps between groups that differ in nothing, and what effects do to it."""
     y, plain = test.table["disease"].to_numpy(), decided[0, 0]
-    out = _with_intervals({"accuracy": (plain == y).astype(float)}, seed)
+    out = with_intervals({"accuracy": (plain == y).astype(float)}, seed)
     key = answer_key.solve(preset("no_bias"), answer_key.Sight.from_r_squared(preset("no_bias"), r2_severity))
     out |= {"shortfall": answer_key.solve(preset("no_bias")).wanted.same.accuracy - out["accuracy"],
             "shortfall_at_sight": key.wanted.same.accuracy - out["accuracy"]}
@@ -216,7 +217,7 @@ def judge_both(y: np.ndarray, decided: Mapping[Twin, np.ndarray], alone: tuple[M
     right = {twin: (decision == y).astype(float) for twin, decision in decided.items()}
     values = {"aligned": np.where(y == 1, right[1, 1], right[0, 0]), "one_agrees": (right[0, 1] + right[1, 0]) / 2,
               "conflicting": np.where(y == 1, right[0, 0], right[1, 1]), "decorrelated": sum(right.values()) / 4}
-    out = _with_intervals(values, seed)
+    out = with_intervals(values, seed)
     for k, name in enumerate(design.attribute_names):
         sides = [np.mean([d for twin, d in decided.items() if twin[k] == value], axis=0) for value in (1, 0)]
         out |= _rows(twin_gaps(y, *sides, seed), f"{name}_")
@@ -247,4 +248,4 @@ def curve(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         out |= {f"p{round(100 * p)}_{k}": v for k, v in judge(y, score[0,], score[1,], p, seed=seed).items()}
     raised = {p: (score[1,] > 0.5).astype(float) - (score[0,] > 0.5) for p, score in scores.items()}
     low, high = min(p for p in raised if p > 0.5), max(raised)
-    return out | _with_intervals({"growth": (raised[high] - raised[low])[y == 1]}, seed)
+    return out | with_intervals({"growth": (raised[high] - raised[low])[y == 1]}, seed)
