@@ -4,8 +4,10 @@
 """
 
 import sys
+import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pydicom
@@ -26,6 +28,7 @@ def make(folder):
     folder = Path(folder)
     storage.to_bids(simulate.brain(preset("both"), 8, SEED, shape=VOLUME), folder / "bids")
     make_simba(folder / "simba")
+    make_brain_tumour(folder / "brain_tumour")
     slices = simulate.brain(preset("near"), 6, SEED, shape=SLICE)
     for name in FORMATS:
         make_table(slices, folder / "table", name)
@@ -47,6 +50,44 @@ def make_simba(folder):
                          "bias_label": code, "class_label": subject["disease"],
                          "filepath": f"/data/of/someone/else/{short}/{name}", "filename": name})
         write_text(folder / f"{short}.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def make_brain_tumour(folder):
+    """Cheng's layout: one archive and one folder unpacked; a bright disc for a tumour, and all else made up."""
+    cohort = simulate.brain(preset("near"), 12, SEED + 2, shape=SLICE)
+    rows, columns = np.indices(SLICE)
+    for k in range(12):
+        centre, radius = (12 + k % 4, 10 + k % 5), 3 + k % 3
+        mask = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
+        angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+        border = np.column_stack([centre[1] + radius * np.cos(angle), centre[0] + radius * np.sin(angle)]) + 1
+        image = np.round(1000 * np.where(mask, 0.9, cohort.images[k, 0])).astype(np.int16)
+        write_matlab(folder / "brainTumorDataPublic_7-12" / f"{k + 1}.mat", label=k % 3 + 1, PID=f"10{k:02d}",
+                     image=image, tumorBorder=border.reshape(1, -1), tumorMask=mask)
+    with zipfile.ZipFile(folder / "brainTumorDataPublic_1-6.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(1, 7):
+            path = folder / "brainTumorDataPublic_7-12" / f"{number}.mat"
+            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+            path.unlink()
+
+
+def write_matlab(path, **fields):
+    """Struct ``cjdata`` in a file as MATLAB 7.3 writes it: text header, arrays transposed, letters as their codes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w", userblock_size=512) as file:
+        struct = file.create_group("cjdata")
+        struct.attrs["MATLAB_class"] = np.bytes_("struct")
+        for name, value in fields.items():
+            kind = "char" if isinstance(value, str) else "logical" if np.asarray(value).dtype == bool else "double"
+            value = np.atleast_2d([[ord(letter) for letter in value]] if kind == "char" else value)
+            stored = value.astype({"char": np.uint16, "logical": np.uint8}.get(kind, value.dtype))
+            stored = stored.astype(float) if stored.dtype == int else stored
+            # MATLAB packs what is large enough to be worth it
+            item = struct.create_dataset(name, data=stored.T, compression="gzip" if stored.size > 100 else None)
+            item.attrs["MATLAB_class"] = np.bytes_("int16" if stored.dtype == np.int16 else kind)
+    header = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Sat Jan 01 00:00:00 2000 HDF5 schema 1.00 ."
+    with open(path, "r+b") as handle:
+        handle.write(header.ljust(124) + b"\x00\x02IM")
 
 
 def make_table(cohort, folder, kind):

@@ -12,7 +12,7 @@ import pytest
 
 from bias_tutorial import simulate, storage
 from bias_tutorial.cohort import Cohort
-from bias_tutorial.datasets import simba, table
+from bias_tutorial.datasets import brain_tumour, simba, table
 from bias_tutorial.scenario import preset
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,6 +50,7 @@ def test_samples_are_small_and_can_be_made_again(tmp_path):
     for read in (
         lambda r: storage.from_bids(r / "bids"),
         lambda r: simba.read(r / "simba"),
+        lambda r: brain_tumour.read(r / "brain_tumour", shape=make_samples.SLICE, seed=22),
         *(lambda r, k=k: read_sample(r, k) for k in ("colour", *ROUNDING)),
     ):
         stored, again = read(SAMPLES), read(tmp_path / "again")
