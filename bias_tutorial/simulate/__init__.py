@@ -8,9 +8,11 @@ import numpy as np
 
 from ..cohort import Cohort
 from ..scenario import Scenario
+from . import tumour as _tumour
 from .brain import brain, design, drawn_table, render, schema
+from .tumour import TumourDesign, tumour
 
-__all__ = ["brain", "counterfactual", "design", "drawn_table", "remake", "render", "schema"]
+__all__ = ["TumourDesign", "brain", "counterfactual", "design", "drawn_table", "remake", "render", "schema", "tumour"]
 
 
 def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohort:
@@ -24,7 +26,7 @@ def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohor
         Processes.
     **attributes : int
         0 or 1 for each attribute to change. A subject given an effect it did not carry gets the strength it would
-        have had.
+        have had; a mark is drawn on a lesion of any kind.
 
     Returns
     -------
@@ -36,11 +38,12 @@ def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohor
     ValueError
         For a cohort that was not simulated, an attribute it does not have, or a value other than 0 or 1.
     """
-    scenario = _scenario(cohort.meta)
+    _check_simulated(cohort.meta)
+    known = cohort.schema.attributes
     for name, value in attributes.items():
-        if name not in scenario.attribute_names:
+        if name not in known:
             raise ValueError(f"the cohort has no attribute '{name}', "
-                             f"expected one of {', '.join(scenario.attribute_names) or 'none: its design has no bias'}")
+                             f"expected one of {', '.join(known) or 'none: its design has no bias'}")
         if value not in (0, 1):
             raise ValueError(f"attribute '{name}' can be set to 0 or 1, got {value!r}")
     changes = {**cohort.meta["counterfactual"], **{k: int(v) for k, v in attributes.items()}}
@@ -59,20 +62,27 @@ def remake(meta: dict[str, Any], image_ids=None, workers: int = 1) -> Cohort:
     workers : int
         Processes.
     """
-    _scenario(meta)
+    _check_simulated(meta)
     return _make(meta, image_ids, workers)
 
 
 def _make(meta, image_ids, workers) -> Cohort:
-    table = drawn_table(meta)
+    drawn, make = _WORLDS[meta["simulator"]]
+    table = drawn(meta)
     rows = np.arange(len(table)) if image_ids is None else table.index.get_indexer_for(
         table.reset_index().set_index("image_id").loc[list(image_ids), "index"])
-    return Cohort(render(meta, rows, workers=workers), table.iloc[rows].reset_index(drop=True),
-                  schema(_scenario(meta)), meta=dict(meta))
+    return make(meta, rows, workers)
 
 
-def _scenario(meta: dict[str, Any]) -> Scenario:
-    if meta.get("simulator") != "brain":
+def _make_brain(meta, rows, workers) -> Cohort:
+    return Cohort(render(meta, rows, workers=workers), drawn_table(meta).iloc[rows].reset_index(drop=True),
+                  schema(Scenario.from_dict(meta["scenario"])), meta=dict(meta))
+
+
+_WORLDS = {"brain": (drawn_table, _make_brain), "tumour": (_tumour.drawn_table, _tumour.make)}
+
+
+def _check_simulated(meta: dict[str, Any]) -> None:
+    if meta.get("simulator") not in _WORLDS:
         raise ValueError("this cohort was not simulated, so nobody knows what its images would look like otherwise: "
                          "counterfactual twins and remaking need a cohort made by bias_tutorial.simulate")
-    return Scenario.from_dict(meta["scenario"])

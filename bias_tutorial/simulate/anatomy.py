@@ -150,15 +150,23 @@ def _template_volume() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(image.dataobj, dtype=np.float32) / 255, image.affine
 
 
-@lru_cache(maxsize=8)
-def template(shape: tuple[int, ...]) -> np.ndarray:
-    """The template brain on a grid of the given shape, float32 in [0, 1], smoothed where the grid is coarser."""
-    grid = Grid(shape)
+@lru_cache(maxsize=1)
+def _smoothed_volume(spacing: float) -> tuple[np.ndarray, np.ndarray]:
     volume, affine = _template_volume()
-    if grid.spacing > 1:
-        volume = gaussian_filter(volume, sigma=0.4 * np.sqrt(grid.spacing**2 - 1))
+    return (gaussian_filter(volume, sigma=0.4 * np.sqrt(spacing**2 - 1)) if spacing > 1 else volume), affine
+
+
+@lru_cache(maxsize=16)
+def template(shape: tuple[int, ...], raised_mm: float = 0.0) -> np.ndarray:
+    """The template brain on a grid of the given shape, float32 in [0, 1], smoothed where the grid is coarser.
+
+    ``raised_mm`` moves the view up in the head: a slice at another height.
+    """
+    grid = Grid(shape)
+    volume, affine = _smoothed_volume(grid.spacing)
     inverse = np.linalg.inv(affine)
     points = grid.millimetres()
+    points[2] += raised_mm
     index = np.tensordot(inverse[:3, :3], points, axes=1) + inverse[:3, 3].reshape(3, *(1,) * grid.dimensions)
     image = map_coordinates(volume, index, order=1, mode="constant").astype(np.float32)
     image = (image - image.min()) / (image.max() - image.min())
