@@ -195,6 +195,15 @@ def test_marks_are_drawn_in_training_and_validation_as_the_table_says(cohort):
     np.testing.assert_array_equal(cohort.images[k], expected)
 
 
+def test_only_marks_of_the_design_are_attributes_yet_any_can_be_drawn():
+    clean = tumour(TumourDesign(slices=1, split_shares=(0, 0, 1)), 3, 0, SHAPE)
+    assert not clean.schema.attributes and clean.table[["glioma_mark", "pituitary_mark"]].to_numpy().sum() == 0
+    marked = counterfactual(clean, pituitary_mark=1)
+    assert set(marked.schema.attributes) == {"pituitary_mark"}
+    assert (marked.images != clean.images).any(axis=(1, 2, 3)).all()
+    assert set(tumour(replace(MARKED, gamma=0.0), 12, 0, SHAPE).schema.attributes) == {"glioma_mark"}
+
+
 def test_a_clean_selection_set_can_be_had():
     drawn = table(replace(MARKED, mark_validation=False), 100)
     marked = drawn.groupby("split")[["glioma_mark", "pituitary_mark"]].sum().sum(axis=1)

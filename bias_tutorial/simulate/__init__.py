@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ..cohort import Cohort
 from ..scenario import Scenario
 from . import tumour as _tumour
 from .brain import brain, design, drawn_table, render, schema
+from .marks import MARKS
 from .tumour import TumourDesign, tumour
 
 __all__ = ["TumourDesign", "brain", "counterfactual", "design", "drawn_table", "remake", "render", "schema", "tumour"]
@@ -39,7 +41,7 @@ def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohor
         For a cohort that was not simulated, an attribute it does not have, or a value other than 0 or 1.
     """
     _check_simulated(cohort.meta)
-    known = cohort.schema.attributes
+    known = _WORLDS[cohort.meta["simulator"]].attributes(cohort.meta)
     for name, value in attributes.items():
         if name not in known:
             raise ValueError(f"the cohort has no attribute '{name}', "
@@ -67,11 +69,11 @@ def remake(meta: dict[str, Any], image_ids=None, workers: int = 1) -> Cohort:
 
 
 def _make(meta, image_ids, workers) -> Cohort:
-    drawn, make = _WORLDS[meta["simulator"]]
-    table = drawn(meta)
+    world = _WORLDS[meta["simulator"]]
+    table = world.table(meta)
     rows = np.arange(len(table)) if image_ids is None else table.index.get_indexer_for(
         table.reset_index().set_index("image_id").loc[list(image_ids), "index"])
-    return make(meta, rows, workers)
+    return world.make(meta, rows, workers)
 
 
 def _make_brain(meta, rows, workers) -> Cohort:
@@ -79,7 +81,16 @@ def _make_brain(meta, rows, workers) -> Cohort:
                   schema(Scenario.from_dict(meta["scenario"])), meta=dict(meta))
 
 
-_WORLDS = {"brain": (drawn_table, _make_brain), "tumour": (_tumour.drawn_table, _tumour.make)}
+class _World(NamedTuple):
+    """How the cohorts of one simulator are made again: all from their ``meta``."""
+
+    attributes: Callable  # names of what can be set
+    table: Callable
+    make: Callable
+
+
+_WORLDS = {"brain": _World(lambda meta: Scenario.from_dict(meta["scenario"]).attribute_names, drawn_table, _make_brain),
+           "tumour": _World(lambda meta: tuple(MARKS), _tumour.drawn_table, _tumour.make)}
 
 
 def _check_simulated(meta: dict[str, Any]) -> None:

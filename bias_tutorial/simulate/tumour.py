@@ -137,8 +137,8 @@ def tumour(design: TumourDesign, n_patients: int, seed: int, shape: tuple[int, i
     -------
     Cohort
         RGB images ``(n, 3, *shape)``, float32 in [0, 1]; tumour masks, boolean; target ``kind``; attributes
-        ``glioma_mark`` and ``pituitary_mark``, 0 or 1 as drawn on the image; latents ``severity_1``, ... and what tells
-        nothing about the kind.
+        ``glioma_mark`` and ``pituitary_mark``, 0 or 1 as drawn on the image, declared where the design has that mark;
+        latents ``severity_1``, ... and what tells nothing about the kind.
 
     Raises
     ------
@@ -171,7 +171,9 @@ def make(meta: dict[str, Any], rows: np.ndarray, workers: int = 1) -> Cohort:
     design = TumourDesign.from_dict(meta["scenario"])
     images, masks = _render(meta, rows, workers)
     latents = (*design.severity_names, *_NUISANCES, *_HEAD_NAMES)
-    schema = Schema({"kind": design.kinds}, {name: (0, 1) for name in MARKS}, latents)
+    shares = dict(zip(MARKS, (design.rho, design.gamma), strict=True))
+    drawn = {name: (0, 1) for name in MARKS if shares[name] or name in meta["counterfactual"]}
+    schema = Schema({"kind": design.kinds}, drawn, latents)
     return Cohort(images, drawn_table(meta).iloc[rows].reset_index(drop=True), schema, masks, dict(meta))
 
 
@@ -239,7 +241,9 @@ def _heads(shape: tuple[int, ...]) -> tuple[_World, torch.Tensor, list[np.ndarra
     """What all cohorts of one shape share: modes of variation, the template at every height, and its border."""
     grid = Grid(shape)
     slices = [template(grid.shape, float(height)) for height in HEIGHTS_MM]
-    return _World(_HEAD, grid, "cpu"), torch.from_numpy(np.stack(slices)), \
+    world = _World(_HEAD, grid, "cpu")
+    world.fields = []  # the heads' variation alone: no disease of brain cohorts is at work here
+    return world, torch.from_numpy(np.stack(slices)), \
         [brain_radius(one, grid.spacing) for one in slices]
 
 
@@ -265,7 +269,7 @@ def _render_chunk(meta: dict[str, Any], rows: np.ndarray) -> tuple[np.ndarray, n
     world, slices, borders = _heads(tuple(meta["shape"]))
     height = np.searchsorted(HEIGHTS_MM, table["raised_mm"].to_numpy())
     with _torch_threads(1):
-        place = world.positions(table.assign(severity=0.0))  # the brain's own disease is not at work here
+        place = world.positions(table)
         brains = sample(slices[height][:, None], place)[:, 0].numpy()
     middle = (np.array(meta["shape"], dtype=np.float32) - 1).reshape(2, 1, 1) / 2
     place = (place.numpy() - middle) * np.float32(spacing)
