@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import environment
+from .checkpoint import State
+from .checkpoint import load as load
 from .cohort import Cohort
-from .files import atomic
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Recipe:
 
 
 def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Recipe | None = None, seed: int = 0,
-        device: str | None = None, checkpoint: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
+        device: str | None = None, checkpoint: str | os.PathLike | None = None, progress: bool = True,
+        step: Step | None = None) -> pd.DataFrame:
     """Train a network in place; afterwards it has the weights of its best epoch.
 
     Parameters
@@ -89,56 +89,134 @@ def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Rec
         it had never stopped.
     progress : bool
         Show a bar.
+    step : Step, optional
+        What is done with a batch; plain training when left out. Methods against bias bring their own, see
+        :mod:`bias_tutorial.mitigation`.
 
     Returns
     -------
     pandas.DataFrame
-        One row an epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``best`` (whether it was the best so far).
+        One row an epoch: ``epoch``, ``train_loss``, ``validation_loss``, ``best`` (whether it was the best so far),
+        then what else the step reports, as means over its batches.
 
     Raises
     ------
     ValueError
         Unknown target, a class or a group without a row in a split, a network with another number of scores, a
-        checkpoint of another network, recipe, seed or cohort, or a damaged one.
+        checkpoint of another network, recipe, seed, step or cohort, or a damaged one; a step whose modules the
+        optimizer does not hold.
     FloatingPointError
         When the loss is not finite; the message names epoch and images.
     """
-    recipe, device = recipe or Recipe(), device or environment.device()
+    recipe, device, step = recipe or Recipe(), device or environment.device(), step or Step()
     train, validation = (_rows(cohort, target, split) for split in ("train", "validation"))
-    labels = _labels(cohort, target)
     network.to(device, memory_format=_layout(cohort))
     _check_scores(_scores(network, cohort, train[:1], recipe, device), cohort, target)
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    owner = {} if checkpoint is None else _owner(network, cohort, target, recipe, seed, device)
-    state = _State(network, optimizer, owner, checkpoint)
+    step.start(Task(network, cohort, target, recipe, seed, device, train, validation, _labels(cohort, target)))
+    step.modules.to(device, memory_format=_layout(cohort))
+    optimizer = torch.optim.AdamW(step.parameter_groups(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    _check_stepped(optimizer, network, step.modules)
+    owner = {} if checkpoint is None else _owner(network, cohort, target, recipe, seed, device) | {"step": step.owner}
+    state = State(network, step.modules, optimizer, owner, checkpoint)
     state.resume(device)
     bar = tqdm(total=recipe.epochs, initial=len(state.history), desc="epochs", disable=not progress)
     while len(state.history) < recipe.epochs and state.patience_used() < recipe.patience:
         epoch = len(state.history) + 1
         network.train()
-        losses = []
+        step.modules.train()
+        reports = []
         for group in optimizer.param_groups:  # half a cosine, from the full rate to nearly nothing
-            group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs)) / 2
+            rate = recipe.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs)) / 2
+            group["lr"] = group.get("rate", 1.0) * rate
         with _seeded(seed, epoch) as rng:
-            order = train[rng.permutation(len(train))]
-            for rows in _batches(order, recipe.batch_size):
+            for rows in step.batches(rng, epoch):
                 images = shifted(_images(cohort, rows, device), recipe.shift, rng)
-                with _precision(recipe, device):
-                    scores = network(images)
-                    loss = nn.functional.cross_entropy(scores.float(), labels[rows].to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(_finite(float(loss.detach()), epoch, cohort, rows))
+                reports.append(step(images, rows, optimizer))
+                for value in reports[-1].values():
+                    _finite(value, epoch, cohort, rows)
         scores = _scores(network, cohort, validation, recipe, device)
-        validation_loss = _finite(float(nn.functional.cross_entropy(scores, labels[validation])), epoch, cohort,
-                                  validation)
-        state.end_epoch(float(np.mean(losses)), validation_loss)
+        validation_loss = _finite(step.validation_loss(scores), epoch, cohort, validation)
+        means = {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
+        state.end_epoch(means, validation_loss, step.counts(epoch))
         bar.update()
         bar.set_postfix(validation_loss=f"{validation_loss:.3f}")
     bar.close()
-    network.load_state_dict(state.best)
+    network.load_state_dict(state.best[0])
+    step.modules.load_state_dict(state.best[1])
     return pd.DataFrame(state.history)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What :func:`fit` was asked to do, for the step: row numbers of both splits, and labels as places (n,)."""
+
+    network: nn.Module
+    cohort: Cohort
+    target: str
+    recipe: Recipe
+    seed: int
+    device: str
+    train: np.ndarray
+    validation: np.ndarray
+    labels: torch.Tensor
+
+    def precision(self):
+        """Context in which networks compute in the recipe's precision."""
+        return _precision(self.recipe, self.device)
+
+
+class Step:
+    """What :func:`fit` does with a batch. As it stands: plain training, a step of AdamW on the cross-entropy.
+
+    A method against bias overrides what it does otherwise. One optimizer moves everything, and it moves only what
+    has a gradient: so a step may take several turns, each with the gradients of the parts that are to move.
+
+    Attributes
+    ----------
+    modules : torch.nn.ModuleDict
+        Parts that are trained beside the network, such as an adversary; kept in the checkpoint. Made in :meth:`start`;
+        after training they have the weights of the network's best epoch.
+    owner : str, optional
+        What a checkpoint must agree in besides; set in :meth:`start`.
+    """
+
+    owner: str | None = None
+
+    def __init__(self):
+        self.modules = nn.ModuleDict()
+
+    def start(self, task: Task) -> None:
+        """Make ready for a task; called once, before the optimizer is made."""
+        self.task = task
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For the optimizer; ``rate`` of a group multiplies the recipe's learning rate."""
+        return [{"params": list(self.task.network.parameters())}]
+
+    def batches(self, rng: np.random.Generator, epoch: int) -> list[np.ndarray]:
+        """Row numbers of each batch of an epoch (from 1); they are read, and shifted, with the same ``rng``."""
+        return _batches(self.task.train[rng.permutation(len(self.task.train))], self.task.recipe.batch_size)
+
+    def __call__(self, images: torch.Tensor, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Train on one batch; what is to be noted of it, ``train_loss`` first."""
+        with self.task.precision():
+            loss = nn.functional.cross_entropy(self.task.network(images).float(), self.labels(rows))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return {"train_loss": float(loss.detach())}
+
+    def labels(self, rows: np.ndarray) -> torch.Tensor:
+        """Places of the rows' target values, on the device."""
+        return self.task.labels[rows].to(self.task.device)
+
+    def validation_loss(self, scores: torch.Tensor) -> float:
+        """The number whose lowest value says which epoch is best, from the scores of the validation rows in order."""
+        return float(nn.functional.cross_entropy(scores, self.task.labels[self.task.validation]))
+
+    def counts(self, epoch: int) -> bool:
+        """Whether an epoch (from 1) may be the best one."""
+        return True
 
 
 def predict(network: nn.Module, cohort: Cohort, device: str | None = None, precision: str = "auto",
@@ -219,6 +297,16 @@ def shifted(images: torch.Tensor, most: int, rng: np.random.Generator) -> torch.
     return moved
 
 
+def _check_stepped(optimizer: torch.optim.Optimizer, network: nn.Module, modules: nn.ModuleDict) -> None:
+    """Refuse modules that the optimizer would leave as they are (torch itself refuses what stands in it twice)."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, part in (("network", network), *modules.items()):
+        for inner, value in part.named_parameters():
+            if id(value) not in held:
+                raise ValueError(f"'{inner}' of module '{name}' is missing from the optimizer, so it would never be "
+                                 "trained; parameter_groups of the step must name every parameter once")
+
+
 def _precision(recipe: Recipe, device: str):
     """Context in which the network computes in the recipe's precision."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=_resolved(recipe, device) == "bf16")
@@ -242,7 +330,13 @@ def _seeded(seed: int, epoch: int) -> Iterator[np.random.Generator]:
 def _scores(network, cohort, rows, recipe, device, batch_size: int = 256) -> torch.Tensor:
     network.eval()
     with _precision(recipe, device):
-        return torch.cat([network(_images(cohort, part, device)).float().cpu() for part in _batches(rows, batch_size)])
+        return torch.cat([network(_images(cohort, part, device), *_told(network, cohort, part, device)).float().cpu()
+                          for part in _batches(rows, batch_size)])
+
+
+def _told(network: nn.Module, cohort: Cohort, rows: np.ndarray, device: str) -> tuple[torch.Tensor, ...]:
+    """What a network wants to know of a row besides its image: nothing, but where it has a method ``told``."""
+    return (network.told(cohort.table.iloc[rows]).to(device),) if hasattr(network, "told") else ()
 
 
 def _finite(loss: float, epoch: int, cohort: Cohort, rows: np.ndarray) -> float:
@@ -251,68 +345,6 @@ def _finite(loss: float, epoch: int, cohort: Cohort, rows: np.ndarray) -> float:
         raise FloatingPointError(f"the loss became {loss} in epoch {epoch}, in the batch of {len(rows)} images that "
                                  f"begins with {names}; a smaller learning_rate may help")
     return loss
-
-
-class _State:
-    """What a checkpoint holds: weights, the best weights, the optimizer, the history, and whose they are."""
-
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, owner: dict[str, Any],
-                 path: str | os.PathLike | None):
-        self.network, self.optimizer, self.owner = network, optimizer, owner
-        self.path = None if path is None else Path(path)
-        self.history: list[dict[str, Any]] = []
-        self.best = copy.deepcopy(network.state_dict())
-
-    def patience_used(self) -> int:
-        """Epochs since the best one."""
-        return next((k for k, row in enumerate(reversed(self.history)) if row["best"]), 0)
-
-    def end_epoch(self, train_loss: float, validation_loss: float) -> None:
-        """Note an epoch, keep its weights if they are the best, write the checkpoint."""
-        best = all(validation_loss < row["validation_loss"] for row in self.history)
-        self.history.append({"epoch": len(self.history) + 1, "train_loss": train_loss,
-                             "validation_loss": validation_loss, "best": best})
-        if best:
-            self.best = copy.deepcopy(self.network.state_dict())
-        if self.path is None:
-            return
-        with atomic(self.path) as file:
-            torch.save({"owner": self.owner, "network": self.network.state_dict(), "best": self.best,
-                        "optimizer": self.optimizer.state_dict(), "history": self.history}, file)
-
-    def resume(self, device: str) -> None:
-        """Go on from the checkpoint, if there is one."""
-        if self.path is None or not self.path.exists():
-            return
-        found = load(self.path, device)
-        for what, value in self.owner.items():
-            if found["owner"].get(what) != value:
-                raise ValueError(f"checkpoint '{self.path}' belongs to another {what} ({found['owner'].get(what)}, "
-                                 f"here {value}); give another file, or delete it to start anew")
-        self.network.load_state_dict(found["network"])
-        self.optimizer.load_state_dict(found["optimizer"])
-        self.best, self.history = found["best"], found["history"]
-
-
-def load(path: str | os.PathLike, device: str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; ``load(path)['best']`` are the weights of its best epoch.
-
-    Raises
-    ------
-    ValueError
-        When the file is damaged or no checkpoint of :func:`fit`.
-    """
-    try:
-        found = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a damaged archive may fail anywhere in torch, zipfile or pickle
-        raise ValueError(f"checkpoint '{path}' cannot be read ({type(error).__name__}); it is damaged or none. "
-                         "Delete it to start anew") from None
-    parts = {"owner", "network", "best", "optimizer", "history"}
-    if not isinstance(found, dict) or not parts <= set(found):
-        raise ValueError(f"'{path}' is no checkpoint of bias_tutorial.training.fit")
-    return found
 
 
 def _owner(network, cohort: Cohort, target: str, recipe: Recipe, seed: int, device: str) -> dict[str, Any]:
