@@ -7,14 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..training import Step
 from .adversary import AdversarialMethod, AdversaryStep, at_least_0, bias_loss
-from .method import Bias, as_names
 
 
 def confusion(scores: list[torch.Tensor]) -> torch.Tensor:
     """Cross-entropy of the bias predictors' outputs against equal odds, mean over images, summed over predictors."""
     return sum(-score.log_softmax(1).mean() for score in scores)
+
+
+class _Step(AdversaryStep):
+    def __call__(self, images: torch.Tensor, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        labels, biases, heads = self.labels(rows), self.biases(rows), self.modules["heads"]
+        loss, features = self.forward(images, labels)
+        _turn(optimizer, loss)
+        scores = self.read(features.detach(), labels)
+        of_bias = bias_loss(scores, biases)
+        _turn(optimizer, of_bias)
+        _, features = self.forward(images, labels)
+        seen = features.detach().requires_grad_()
+        heads.eval()
+        confused = confusion(self.read(seen, labels))
+        heads.train()
+        optimizer.zero_grad(set_to_none=True)
+        features.backward(self.method.weight * torch.autograd.grad(confused, seen)[0])
+        optimizer.step()
+        return self.report(loss, scores, biases, bias_loss=of_bias, confusion=confused)
 
 
 @dataclass(frozen=True)
@@ -48,33 +65,11 @@ class AdversarialUnlearning(AdversarialMethod):
     block: str = "pool"
     head: str = "linear"
     weight: float = 1.0
+    step_class = _Step
 
     def __post_init__(self):
         super().__post_init__()
         at_least_0(self, "weight")
-
-    def step(self, bias: Bias = ()) -> Step:
-        """What is done with a batch."""
-        return _Step(self, as_names(bias))
-
-
-class _Step(AdversaryStep):
-    def __call__(self, images: torch.Tensor, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        labels, biases, heads = self.labels(rows), self.biases(rows), self.modules["heads"]
-        loss, features = self.forward(images, labels)
-        _turn(optimizer, loss)
-        scores = self.read(features.detach(), labels)
-        of_bias = bias_loss(scores, biases)
-        _turn(optimizer, of_bias)
-        _, features = self.forward(images, labels)
-        seen = features.detach().requires_grad_()
-        heads.eval()
-        confused = confusion(self.read(seen, labels))
-        heads.train()
-        optimizer.zero_grad(set_to_none=True)
-        features.backward(self.method.weight * torch.autograd.grad(confused, seen)[0])
-        optimizer.step()
-        return self.report(loss, scores, biases, bias_loss=of_bias, confusion=confused)
 
 
 def _turn(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:

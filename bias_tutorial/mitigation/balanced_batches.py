@@ -6,26 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..training import Step, Task
-from .method import Bias, BiasStep, Method, as_names, check_cells
-
-
-@dataclass(frozen=True)
-class BalancedBatches(Method):
-    """Plain training on batches with the same number of images of every class in every bias group.
-
-    An epoch has about as many images as the training split. Each cell is gone through in a new random order, again
-    from the start when it is used up: images of small cells come several times, some of large cells not in every
-    epoch. A batch holds as many images a cell as fit into ``batch_size``, so up to one per cell less. Classes that are
-    unequal become equal too, which moves the predicted probabilities. A class without a row in a group that another
-    class has is refused. The best epoch is chosen by groups unless stated otherwise.
-    """
-
-    select: str = "groups"
-
-    def step(self, bias: Bias = ()) -> Step:
-        """What is done with a batch."""
-        return _Step(self, as_names(bias))
+from ..training import Task
+from .method import BiasStep, Method, check_cells
 
 
 class _Step(BiasStep):
@@ -48,3 +30,18 @@ class _Step(BiasStep):
             order = np.concatenate([rng.permutation(rows) for _ in range(turns)])
             drawn.append(order[:count * each].reshape(count, each))
         return list(np.concatenate(drawn, axis=1))
+
+
+@dataclass(frozen=True)
+class BalancedBatches(Method):
+    """Plain training on batches with the same number of images of every class in every bias group.
+
+    An epoch has about as many images as the training split. Each cell is gone through in a new random order, again
+    from the start when it is used up: images of small cells come several times, some of large cells not in every
+    epoch. A batch holds as many images a cell as fit into ``batch_size``, so up to one per cell less. Classes that are
+    unequal become equal too, which moves the predicted probabilities. A class without a row in a group that another
+    class has is refused. The best epoch is chosen by groups unless stated otherwise.
+    """
+
+    select: str = "groups"
+    step_class = _Step

@@ -17,7 +17,7 @@ from torch import nn
 from .. import training
 from ..cohort import Cohort, Schema
 from ..training import Recipe
-from .method import Bias, BiasStep, Method, as_names, bias_values
+from .method import Bias, Method, as_names, bias_values
 
 
 class ByGroup(nn.Module):
@@ -97,7 +97,7 @@ class GroupModels(Method):
         histories = []
         if self.joint:
             histories.append(training.fit(network.shared, cohort, target, recipe, seed, device,
-                                          _beside(checkpoint, "all"), progress, BiasStep(self, names)))
+                                          _beside(checkpoint, "all"), progress, self.step(names)))
             histories[0].insert(0, "model", "all")
         of_rows = list(cohort.table[list(names)].itertuples(index=False, name=None))
         for group, model in zip(network.groups, network.models, strict=True):

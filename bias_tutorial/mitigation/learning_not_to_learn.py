@@ -11,9 +11,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..training import Step, Task
+from ..training import Task
 from .adversary import AdversarialMethod, AdversaryStep, at_least_0, bias_loss
-from .method import Bias, as_names
 
 
 def entropy(scores: list[torch.Tensor]) -> torch.Tensor:
@@ -64,6 +63,32 @@ def learn_not_to_learn(loss: torch.Tensor, features: torch.Tensor,
     return scores, of_bias
 
 
+class _Step(AdversaryStep):
+    def start(self, task: Task) -> None:
+        self.conditional, self.strength = self.method.conditional, 1.0
+        if self.method.ramp >= task.recipe.epochs:
+            raise ValueError(f"ramp is {self.method.ramp} of {task.recipe.epochs} epochs, expected fewer: no epoch "
+                             "would have the full weights")
+        super().start(task)
+
+    def batches(self, rng: np.random.Generator, epoch: int) -> list[np.ndarray]:
+        self.strength = min(1.0, (epoch - 1) / self.method.ramp) if self.method.ramp else 1.0
+        return super().batches(rng, epoch)
+
+    def counts(self, epoch: int) -> bool:
+        return epoch > self.method.ramp and super().counts(epoch)
+
+    def __call__(self, images: torch.Tensor, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        labels, biases = self.labels(rows), self.biases(rows)
+        loss, features = self.forward(images, labels)
+        optimizer.zero_grad(set_to_none=True)
+        scores, of_bias = learn_not_to_learn(loss, features, lambda seen: self.read(seen, labels),
+                                             list(self.modules["heads"].parameters()), biases,
+                                             self.strength * self.method.lambda_, self.strength * self.method.mu)
+        optimizer.step()
+        return self.report(loss, scores, biases, bias_loss=of_bias, entropy=entropy(scores))
+
+
 @dataclass(frozen=True)
 class LearningNotToLearn(AdversarialMethod):
     """Train features f and classifier g so that a bias predictor h, which learns along, finds no bias in f.
@@ -109,6 +134,7 @@ class LearningNotToLearn(AdversarialMethod):
     conditional: bool = False
     ramp: int = 0
     warm_start: Mapping[str, torch.Tensor] | None = field(default=None, repr=False, compare=False)
+    step_class = _Step
 
     def __post_init__(self):
         super().__post_init__()
@@ -116,38 +142,8 @@ class LearningNotToLearn(AdversarialMethod):
         if not (isinstance(self.ramp, int) and self.ramp >= 0):
             raise ValueError(f"ramp must be a whole number of epochs of at least 0, got {self.ramp!r}")
 
-    def step(self, bias: Bias = ()) -> Step:
-        """What is done with a batch."""
-        return _Step(self, as_names(bias))
-
     def fit(self, network: nn.Module, *args: Any, **more: Any) -> pd.DataFrame:
         """As :meth:`Method.fit`, from the weights of ``warm_start`` if there are any."""
         if self.warm_start is not None:
             network.load_state_dict(self.warm_start)
         return super().fit(network, *args, **more)
-
-
-class _Step(AdversaryStep):
-    def start(self, task: Task) -> None:
-        self.conditional, self.strength = self.method.conditional, 1.0
-        if self.method.ramp >= task.recipe.epochs:
-            raise ValueError(f"ramp is {self.method.ramp} of {task.recipe.epochs} epochs, expected fewer: no epoch "
-                             "would have the full weights")
-        super().start(task)
-
-    def batches(self, rng: np.random.Generator, epoch: int) -> list[np.ndarray]:
-        self.strength = min(1.0, (epoch - 1) / self.method.ramp) if self.method.ramp else 1.0
-        return super().batches(rng, epoch)
-
-    def counts(self, epoch: int) -> bool:
-        return epoch > self.method.ramp and super().counts(epoch)
-
-    def __call__(self, images: torch.Tensor, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        labels, biases = self.labels(rows), self.biases(rows)
-        loss, features = self.forward(images, labels)
-        optimizer.zero_grad(set_to_none=True)
-        scores, of_bias = learn_not_to_learn(loss, features, lambda seen: self.read(seen, labels),
-                                             list(self.modules["heads"].parameters()), biases,
-                                             self.strength * self.method.lambda_, self.strength * self.method.mu)
-        optimizer.step()
-        return self.report(loss, scores, biases, bias_loss=of_bias, entropy=entropy(scores))

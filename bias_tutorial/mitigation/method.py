@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,64 +19,6 @@ from ..training import Recipe, Step, Task, fit
 
 Bias = str | Sequence[str]
 """Names of one or several columns of the table that say which bias an image carries."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train a network, with its settings; the same calls for every method.
-
-    ``network = method.wrap(network, cohort, bias)``, then ``method.fit(network, cohort, target, bias)``, then
-    :func:`bias_tutorial.training.predict`.
-
-    Parameters
-    ----------
-    select : {'loss', 'groups', 'last'}
-        By what the best epoch is chosen. ``loss``: the target loss of the validation split; where it is biased as the
-        training split is, this favours epochs that use the bias. ``groups``: the same as if the bias groups were
-        equally frequent within each class, from bias labels of the validation split; a group that a class does not
-        have is left out. ``last``: nothing is chosen, the last epoch is taken.
-    """
-
-    select: str = "loss"
-
-    def __post_init__(self):
-        if self.select not in ("loss", "groups", "last"):
-            raise ValueError(f"select must be loss, groups or last, got {self.select!r}")
-
-    def wrap(self, network: nn.Module, cohort: Cohort, bias: Bias = ()) -> nn.Module:
-        """The network that this method trains, around the given one; for most methods the given one itself."""
-        return network
-
-    def step(self, bias: Bias = ()) -> Step:
-        """What is done with a batch, for ``training.fit(..., step=...)``; it keeps the modules of its own."""
-        return BiasStep(self, as_names(bias))
-
-    def fit(self, network: nn.Module, cohort: Cohort, target: str = "disease", bias: Bias = (),
-            recipe: Recipe | None = None, seed: int = 0, device: str | None = None,
-            checkpoint: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
-        """Train a network in place; afterwards it has the weights of its best epoch by validation.
-
-        Parameters
-        ----------
-        network : torch.nn.Module
-            From :meth:`wrap`.
-        bias : str or sequence of str
-            Columns of ``cohort.table`` with the bias labels; :class:`~bias_tutorial.mitigation.Plain` needs none.
-            Predictions need them after :class:`~bias_tutorial.mitigation.GroupModels` alone.
-        cohort, target, recipe, seed, device, checkpoint, progress
-            As for :func:`bias_tutorial.training.fit`.
-
-        Returns
-        -------
-        pandas.DataFrame
-            As :func:`bias_tutorial.training.fit`, with what the method notes besides.
-
-        Raises
-        ------
-        ValueError
-            As :func:`bias_tutorial.training.fit`; for bias labels that are missing, constant, or not in the table.
-        """
-        return fit(network, cohort, target, recipe, seed, device, checkpoint, progress, self.step(bias))
 
 
 class BiasStep(Step):
@@ -128,6 +71,66 @@ class BiasStep(Step):
     def counts(self, epoch: int) -> bool:
         """Whether an epoch may be the best one."""
         return self.method.select != "last" or epoch == self.task.recipe.epochs
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a network, with its settings; the same calls for every method.
+
+    ``network = method.wrap(network, cohort, bias)``, then ``method.fit(network, cohort, target, bias)``, then
+    :func:`bias_tutorial.training.predict`.
+
+    Parameters
+    ----------
+    select : {'loss', 'groups', 'last'}
+        By what the best epoch is chosen. ``loss``: the target loss of the validation split; where it is biased as the
+        training split is, this favours epochs that use the bias. ``groups``: the same as if the bias groups were
+        equally frequent within each class, from bias labels of the validation split; a group that a class does not
+        have is left out. ``last``: nothing is chosen, the last epoch is taken.
+    """
+
+    select: str = "loss"
+    step_class: ClassVar[type[BiasStep]] = BiasStep
+    """What does the work on a batch; a method with work of its own names its own step."""
+
+    def __post_init__(self):
+        if self.select not in ("loss", "groups", "last"):
+            raise ValueError(f"select must be loss, groups or last, got {self.select!r}")
+
+    def wrap(self, network: nn.Module, cohort: Cohort, bias: Bias = ()) -> nn.Module:
+        """The network that this method trains, around the given one; for most methods the given one itself."""
+        return network
+
+    def step(self, bias: Bias = ()) -> Step:
+        """What is done with a batch, for ``training.fit(..., step=...)``; it keeps the modules of its own."""
+        return self.step_class(self, as_names(bias))
+
+    def fit(self, network: nn.Module, cohort: Cohort, target: str = "disease", bias: Bias = (),
+            recipe: Recipe | None = None, seed: int = 0, device: str | None = None,
+            checkpoint: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
+        """Train a network in place; afterwards it has the weights of its best epoch by validation.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            From :meth:`wrap`.
+        bias : str or sequence of str
+            Columns of ``cohort.table`` with the bias labels; :class:`~bias_tutorial.mitigation.Plain` needs none.
+            Predictions need them after :class:`~bias_tutorial.mitigation.GroupModels` alone.
+        cohort, target, recipe, seed, device, checkpoint, progress
+            As for :func:`bias_tutorial.training.fit`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As :func:`bias_tutorial.training.fit`, with what the method notes besides.
+
+        Raises
+        ------
+        ValueError
+            As :func:`bias_tutorial.training.fit`; for bias labels that are missing, constant, or not in the table.
+        """
+        return fit(network, cohort, target, recipe, seed, device, checkpoint, progress, self.step(bias))
 
 
 def as_names(bias: Bias) -> tuple[str, ...]:

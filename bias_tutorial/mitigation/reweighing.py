@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..training import Step, Task
-from .method import Bias, BiasStep, Method, as_names, check_cells
+from ..training import Task
+from .method import BiasStep, Method, check_cells
 
 
 def weights(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -38,21 +38,6 @@ def weights(classes: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return of_class[y] * of_group[a] / (len(y) * together[y, a])
 
 
-@dataclass(frozen=True)
-class Reweighing(Method):
-    """Plain training with a weight for each image under which class and bias are independent; see :func:`weights`.
-
-    With several biases, their combinations are the groups. A class without a row in a group that another class has is
-    refused: no weight makes up for it. The best epoch is chosen by groups unless stated otherwise.
-    """
-
-    select: str = "groups"
-
-    def step(self, bias: Bias = ()) -> Step:
-        """What is done with a batch."""
-        return _Step(self, as_names(bias))
-
-
 class _Step(BiasStep):
     def start(self, task: Task) -> None:
         super().start(task)
@@ -70,3 +55,15 @@ class _Step(BiasStep):
         loss.backward()
         optimizer.step()
         return {"train_loss": float(loss.detach())}
+
+
+@dataclass(frozen=True)
+class Reweighing(Method):
+    """Plain training with a weight for each image under which class and bias are independent; see :func:`weights`.
+
+    With several biases, their combinations are the groups. A class without a row in a group that another class has is
+    refused: no weight makes up for it. The best epoch is chosen by groups unless stated otherwise.
+    """
+
+    select: str = "groups"
+    step_class = _Step
