@@ -10,16 +10,7 @@ from sklearn.datasets import load_digits
 
 from bias_tutorial import storage
 from bias_tutorial.cohort import Cohort, Schema
-from bias_tutorial.simulate.digits import (
-    IGNORED,
-    LUMINANCE,
-    MEAN_COLOURS,
-    VARIANCES,
-    colour_bins,
-    digits,
-    grey,
-    recolour,
-)
+from bias_tutorial.simulate.digits import IGNORED, MEAN_COLOURS, VARIANCES, colour_bins, digits, recolour
 
 CHANNELS = ["red", "green", "blue"]
 
@@ -99,7 +90,7 @@ def test_one_seed_gives_one_cohort_and_another_seed_another(cohort):
     assert (wide["split"] == cohort.table["split"]).all() and (wide["colour"] == cohort.table["colour"]).all()
 
 
-# ---------------------------------------------------------------------- twins and views
+# ---------------------------------------------------------------------- twins
 def test_twins_differ_in_the_mean_colour_alone(cohort, tmp_path):
     test = cohort.split("test")
     twin = recolour(test, seed=8)
@@ -129,18 +120,6 @@ def test_matched_twins_are_what_training_shows(cohort):
     train = (cohort.table["split"] == "train").to_numpy()
     np.testing.assert_array_equal(twin.images[train], cohort.images[train])
     assert twin.meta["recoloured"] == "matched" and cohort.meta.get("recoloured") is None
-
-
-def test_grey_has_no_hue_and_the_right_brightness(cohort):
-    few = cohort.subset(np.arange(20))
-    view = grey(few)
-    assert view.images.shape == few.images.shape and view.images.dtype == np.float32
-    np.testing.assert_array_equal(view.images[:, 0], view.images[:, 1])
-    np.testing.assert_array_equal(view.images[:, 0], view.images[:, 2])
-    by_hand = 0.299 * few.images[:, 0] + 0.587 * few.images[:, 1] + 0.114 * few.images[:, 2]
-    np.testing.assert_allclose(view.images[:, 0], by_hand, atol=1e-6)
-    assert LUMINANCE.sum() == pytest.approx(1)
-    assert view.table.equals(few.table) and view.meta["view"] == "grey"
 
 
 # ---------------------------------------------------------------------- labels for a bias predictor
@@ -217,9 +196,9 @@ def test_bad_input_is_named(change, said):
 
 def test_only_coloured_digits_can_be_recoloured(cohort):
     table = pd.DataFrame({"image_id": ["a"], "patient_id": ["a"], "split": ["test"]})
-    for other in (Cohort(np.zeros((1, 3, 4, 4)), table, Schema()), grey(cohort.subset([0]))):
-        with pytest.raises(ValueError, match="only coloured digits can be recoloured"):
-            recolour(other, seed=0)
+    for meta in ({}, {**cohort.meta, "simulator": "brain"}):
+        with pytest.raises(ValueError, match="only coloured digits can be recoloured: this cohort was not made by"):
+            recolour(Cohort(np.zeros((1, 3, 4, 4)), table, Schema(), meta=meta), seed=0)
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (2, 1, 28, 28)])

@@ -15,7 +15,6 @@ over another. ``'mnist'``: 70,000 digits of 28 x 28 pixels, through torchvision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from urllib.error import URLError
@@ -34,7 +33,6 @@ VARIANCES = (0.020, 0.025, 0.030, 0.035, 0.040, 0.045, 0.050)
 MEAN_COLOURS = np.array([[0.90, 0.05, 0.10], [0.10, 0.55, 0.10], [0.10, 0.20, 0.95], [0.95, 0.95, 0.10],
                          [0.90, 0.15, 0.90], [0.10, 0.95, 0.95], [0.95, 0.50, 0.10], [0.45, 0.10, 0.50],
                          [0.40, 0.95, 0.40], [0.95, 0.70, 0.70]])
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what picture libraries take for grey
 BINS, IGNORED = 8, 255
 _CHANNELS = ("red", "green", "blue")
 
@@ -109,27 +107,16 @@ def recolour(cohort: Cohort, seed: int, matched: bool = False) -> Cohort:
     Raises
     ------
     ValueError
-        For a cohort of another maker, or a grey view.
+        For a cohort of another maker.
     """
     meta = cohort.meta
-    if meta.get("simulator") != "digits" or "view" in meta:
-        raise ValueError("only coloured digits can be recoloured: this cohort was not made by simulate.digits.digits, "
-                         "or it is grey (recolour first, then take off the hue)")
+    if meta.get("simulator") != "digits":
+        raise ValueError("only coloured digits can be recoloured: this cohort was not made by simulate.digits.digits")
     strokes, digit, _ = _strokes(meta["source"], tuple(meta["shape"]), meta["root"])
     rows = cohort.table["image_id"].str.rpartition("-")[2].astype(int).to_numpy()
     colour = digit if matched else _random_colours("twin", len(digit), seed)
     meta = {**meta, "recoloured": "matched" if matched else int(seed)}
     return _paint(strokes, cohort.table, colour[rows], meta, rows)
-
-
-def grey(cohort: Cohort) -> Cohort:
-    """The cohort without hue: each pixel becomes its luminance, in three equal channels.
-
-    The trivial control: no method is needed to forget a colour that was taken off. What stays is brightness, and mean
-    colours differ in that too, so grey input hides the colour but for a rest.
-    """
-    light = np.tensordot(LUMINANCE, np.asarray(cohort.images), axes=(0, 1))
-    return replace(cohort, images=np.repeat(light[:, None], 3, axis=1), meta={**cohort.meta, "view": "grey"})
 
 
 def colour_bins(images: np.ndarray, shape: tuple[int, int] = (14, 14)) -> np.ndarray:
