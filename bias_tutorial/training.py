@@ -102,9 +102,9 @@ def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Rec
     Raises
     ------
     ValueError
-        Unknown target, a class or a group without a row in a split, a network with another number of scores, a
-        checkpoint of another network, recipe, seed, step or cohort, or a damaged one; a step whose modules the
-        optimizer does not hold.
+        Unknown target, a class without a row in either split, a group without one in training, a network with another
+        number of scores, a checkpoint of another network, recipe, seed, step or cohort, or a damaged one; a step whose
+        modules the optimizer does not hold.
     FloatingPointError
         When the loss is not finite; the message names epoch and images.
     """
@@ -230,16 +230,19 @@ def predict(network: nn.Module, cohort: Cohort, device: str | None = None, preci
 
 # ---------------------------------------------------------------------- what the loop is made of
 def _rows(cohort: Cohort, target: str, split: str) -> np.ndarray:
-    """Rows of a split whose target is known; refuses a class or a group that has none."""
+    """Rows of a split whose target is known; refuses a class that has none, and in training a group."""
     table, schema = cohort.table, cohort.schema
     if target not in schema.targets:
         raise ValueError(f"the cohort has no target '{target}', expected one of {', '.join(schema.targets)}")
     inside = (table["split"] == split) & table[target].notna()
-    for column, values in {target: schema.targets[target], **schema.attributes}.items():
+    # A group that is not there to validate on, as where only training images are marked, moves nothing.
+    groups = schema.attributes if split == "train" else {}
+    for column, values in {target: schema.targets[target], **groups}.items():
         missing = [v for v in values if not (table.loc[inside, column] == v).any()]
         if missing:
             raise ValueError(f"split '{split}': no row has {column} = {missing[0]!r}; every class and every group "
-                             "needs rows there, or must be taken out of the schema")
+                             "needs rows in training, every class in validation too, or must be taken out of the "
+                             "schema")
     return np.flatnonzero(inside)
 
 

@@ -241,11 +241,15 @@ def changed(column, value, split):
                                                                                     value)}), data.schema)
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize(("column", "kept", "missing"), [("disease", "sick", "healthy"), ("sex", "M", "F")])
+@pytest.mark.parametrize(("split", "column", "kept", "missing"), [
+    ("train", "disease", "sick", "healthy"), ("validation", "disease", "sick", "healthy"), ("train", "sex", "M", "F")])
 def test_a_class_or_group_without_rows_is_refused(split, column, kept, missing):
     with pytest.raises(ValueError, match=f"split '{split}': no row has {column} = '{missing}'; every class and every"):
         run(changed(column, kept, split))
+
+
+def test_a_group_may_lack_in_validation_and_moves_nothing():
+    check_same(run(changed("sex", "M", "validation")), run(cohort()), cohort())
 
 
 def test_a_class_whose_rows_lack_only_the_target_is_refused():

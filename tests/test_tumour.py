@@ -10,12 +10,14 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation, center_of_mass
 
-from bias_tutorial import storage
+from bias_tutorial import networks, storage
 from bias_tutorial.answer_key import class_means, one_sided
+from bias_tutorial.mitigation import Plain
 from bias_tutorial.simulate import TumourDesign, anatomy, counterfactual, remake, tumour
 from bias_tutorial.simulate.anatomy import Grid, template
 from bias_tutorial.simulate.lesion import FEATURES, brain_radius, features
 from bias_tutorial.simulate.marks import draw_marks
+from bias_tutorial.training import Recipe
 
 KINDS = ("meningioma", "glioma", "pituitary")
 MARKED = TumourDesign(rho=0.5, gamma=1.0, slices=2)
@@ -208,6 +210,14 @@ def test_a_clean_selection_set_can_be_had():
     drawn = table(replace(MARKED, mark_validation=False), 100)
     marked = drawn.groupby("split")[["glioma_mark", "pituitary_mark"]].sum().sum(axis=1)
     assert marked["train"] > 0 and marked["validation"] == 0 and marked["test"] == 0
+
+
+@pytest.mark.parametrize("select", ["loss", "groups"])
+def test_a_network_trains_beside_a_clean_selection_set(select):
+    drawn = tumour(TumourDesign(rho=0.5, slices=2, mark_validation=False), 24, 3, (32, 32))
+    network = networks.build("modern", channels=3, classes=3)
+    history = Plain(select).fit(network, drawn, "kind", "glioma_mark", Recipe(1, 8), device="cpu", progress=False)
+    assert np.isfinite(history["validation_loss"]).all()
 
 
 # ---------------------------------------------------------------------------------------------- twins and bits
