@@ -12,9 +12,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from bias_tutorial import storage
+from bias_tutorial import networks, storage
 from bias_tutorial.datasets import brain_tumour
 from bias_tutorial.simulate.marks import draw_marks
+from bias_tutorial.training import Recipe, fit
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make_samples import write_matlab  # noqa: E402
@@ -232,6 +233,16 @@ def test_marks_are_drawn_on_training_slices_alone(square):
     assert "marks" not in square.meta and square.images.shape[1] == 1
 
 
+@pytest.mark.parametrize(("rho", "gamma", "declared"), [
+    (0.9, 0, ["glioma_mark"]), (0, 0.9, ["pituitary_mark"]), (0, 0, [])])
+def test_only_marks_in_use_are_attributes_so_a_network_can_be_trained(square, rho, gamma, declared):
+    marked = brain_tumour.with_marks(square, rho, gamma, seed=0)
+    assert list(marked.schema.attributes) == declared and {"glioma_mark", "pituitary_mark"} <= set(marked.table)
+    network = networks.build("modern", channels=3, classes=3)
+    history = fit(network, marked, "kind", Recipe(1, 4), device="cpu", progress=False)
+    assert np.isfinite(history["validation_loss"]).all()
+
+
 def test_marked_slices_of_a_part_and_after_saving(square, tmp_path):
     marked = brain_tumour.with_marks(square, rho=0.5, gamma=0.5, seed=0)
     train = marked.split("train")
@@ -260,8 +271,9 @@ def test_marks_need_masks_and_come_once(square, source):
     for cohort in (replace(square, masks=None), read(source)):
         with pytest.raises(ValueError, match="marks need tumour masks and the edge of a pixel"):
             brain_tumour.with_marks(cohort, 0.5, 0, seed=0)
-    with pytest.raises(ValueError, match="carries marks already"):
-        brain_tumour.with_marks(brain_tumour.with_marks(square, 0.5, 0, seed=0), 0.5, 0, seed=0)
+    for rho in (0.5, 0):
+        with pytest.raises(ValueError, match="carries marks already"):
+            brain_tumour.with_marks(brain_tumour.with_marks(square, rho, 0, seed=0), 0.5, 0, seed=0)
 
 
 # ---------------------------------------------------------------------- class folders

@@ -23,7 +23,7 @@ from scipy.ndimage import binary_dilation
 
 from ..cohort import SPLITS, Cohort, Schema, split_by_patient
 from ..files import PICTURES, read_image
-from ..simulate.marks import MARKS, choose_marks, draw_marks
+from ..simulate.marks import MARKS, choose_marks, declared_marks, draw_marks
 from .matlab import Place, entries, read_struct
 
 KINDS = ("meningioma", "glioma", "pituitary")  # in the order of the labels 1, 2, 3
@@ -168,7 +168,8 @@ def with_marks(cohort: Cohort, rho: float, gamma: float, seed: int,
     Returns
     -------
     Cohort
-        Images ``(n, 3, H, W)``, drawn when their rows are asked for; attributes ``glioma_mark`` and ``pituitary_mark``.
+        Images ``(n, 3, H, W)``, drawn when their rows are asked for; in the table ``glioma_mark`` and
+        ``pituitary_mark``, 0 or 1, attributes where their share is above 0.
 
     Raises
     ------
@@ -178,11 +179,11 @@ def with_marks(cohort: Cohort, rho: float, gamma: float, seed: int,
     if cohort.masks is None or "spacing" not in cohort.meta:
         raise ValueError("marks need tumour masks and the edge of a pixel in mm: square slices of the .mat files have "
                          "both, folders of pictures have not")
-    if set(MARKS) & set(cohort.schema.attributes):
+    if set(MARKS) & set(cohort.table):
         raise ValueError("the cohort carries marks already: draw them on the one that was read")
     marks = choose_marks(cohort.table["kind"], rho, gamma, seed, cohort.table["split"], marked_splits)
     images = Marked(cohort.images, cohort.masks, marks[list(MARKS)].to_numpy(), cohort.meta["spacing"])
-    schema = replace(cohort.schema, attributes={**cohort.schema.attributes, **dict.fromkeys(MARKS, (0, 1))})
+    schema = replace(cohort.schema, attributes={**cohort.schema.attributes, **declared_marks(rho, gamma)})
     meta = {**cohort.meta, "marks": {"rho": float(rho), "gamma": float(gamma), "seed": int(seed),
                                      "splits": list(marked_splits)}}
     return Cohort(images, cohort.table.assign(**{c: marks[c].to_numpy() for c in MARKS}), schema, cohort.masks, meta)

@@ -69,6 +69,19 @@ def choose_marks(kinds: Sequence[str], rho: float, gamma: float, seed: int, spli
     return marks
 
 
+def declared_marks(rho: float, gamma: float, also: Sequence[str] = ()) -> dict[str, tuple[int, int]]:
+    """Attributes of a schema: the marks in use, by their shares or in ``also``; a mark nobody carries is no attribute.
+
+    Parameters
+    ----------
+    rho, gamma : float
+        See :func:`choose_marks`.
+    also : sequence of str
+        Columns to declare whatever their share.
+    """
+    return {name: (0, 1) for name, share in zip(MARKS, (rho, gamma), strict=True) if share or name in also}
+
+
 def apply_marks(images: np.ndarray, masks: np.ndarray, kinds: Sequence[str], rho: float, gamma: float, seed: int,
                 spacing: float, splits: Sequence[str] | None = None,
                 marked_splits: Sequence[str] = ("train", "validation")) -> tuple[np.ndarray, pd.DataFrame]:

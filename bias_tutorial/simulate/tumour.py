@@ -25,7 +25,7 @@ from .anatomy import TEMPLATE, Grid, template
 from .brain import _torch_threads, _World
 from .deformation import sample
 from .lesion import FEATURES, HARMONICS, WAVES, brain_radius, draw_lesion, features
-from .marks import MARKS, check_shares, choose_marks, draw_marks
+from .marks import MARKS, check_shares, choose_marks, declared_marks, draw_marks
 
 VERSION = 1  # of this simulated world: raised whenever the same meta would give other images
 KINDS = tuple(FEATURES["depth"][1])
@@ -171,9 +171,7 @@ def make(meta: dict[str, Any], rows: np.ndarray, workers: int = 1) -> Cohort:
     design = TumourDesign.from_dict(meta["scenario"])
     images, masks = _render(meta, rows, workers)
     latents = (*design.severity_names, *_NUISANCES, *_HEAD_NAMES)
-    shares = dict(zip(MARKS, (design.rho, design.gamma), strict=True))
-    drawn = {name: (0, 1) for name in MARKS if shares[name] or name in meta["counterfactual"]}
-    schema = Schema({"kind": design.kinds}, drawn, latents)
+    schema = Schema({"kind": design.kinds}, declared_marks(design.rho, design.gamma, meta["counterfactual"]), latents)
     return Cohort(images, drawn_table(meta).iloc[rows].reset_index(drop=True), schema, masks, dict(meta))
 
 
