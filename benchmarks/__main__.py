@@ -25,7 +25,7 @@ from bias_tutorial.files import to_json, write_text
 from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain, drawn_table, effects, render
 from bias_tutorial.simulate.anatomy import Grid, region_mask, subject_modes, template
-from bias_tutorial.simulate.brain import _World, design
+from bias_tutorial.simulate.brain import World, design
 from bias_tutorial.simulate.deformation import compose, identity
 
 HERE = Path(__file__).parent
@@ -152,7 +152,7 @@ def displacement(world, row, sign=1.0, **changes):
 
 def accuracy(reference, fields, subjects):
     """Mean and largest distance, in voxels, to the reference's fine integration, and of inverses to nothing."""
-    world = _World(SCENARIO, fields.grid, "cpu")
+    world = World(SCENARIO, fields.grid, "cpu")
     table = SCENARIO.draw(64, 0).query("morphology == 1")
     # The strongest effects, and the subjects furthest from the template: nothing easy is picked.
     strongest = (table["severity"].abs() + table["morphology_strength"].abs()).sort_values(ascending=False).index

@@ -55,7 +55,7 @@ def _module(name):
 
 
 def _world(scenario, shape):
-    return _module("brain")._World(scenario, Grid(shape), "cpu")
+    return _module("brain").World(scenario, Grid(shape), "cpu")
 
 
 # ---------------------------------------------------------------------------------------------- what an image is

@@ -10,6 +10,7 @@ them, see ``noise_order``).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -159,8 +160,18 @@ def render(meta: dict[str, Any], rows, workers: int = 1, device: str = "cpu", ch
     return out
 
 
-class _World:
-    """What all images of one design share: template, modes of variation, fields of the effects."""
+class World:
+    """What all images of one design share: template, modes of variation, fields of the effects.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Its subject modes, disease region and attributes; the class shares play no part.
+    grid : Grid
+        Of the images.
+    device : str
+        Torch device.
+    """
 
     def __init__(self, scenario: Scenario, grid: Grid, device: str):
         self.grid, self.device = grid, device
@@ -245,8 +256,8 @@ class _World:
 
 
 @lru_cache(maxsize=4)
-def _world(scenario: str, shape: tuple[int, ...], device: str) -> _World:
-    return _World(Scenario.from_dict(json.loads(scenario)), Grid(shape), device)
+def _world(scenario: str, shape: tuple[int, ...], device: str) -> World:
+    return World(Scenario.from_dict(json.loads(scenario)), Grid(shape), device)
 
 
 def _group_overlapping(fields: list[tuple[str, LocalField]]) -> list[tuple[list[tuple[str, LocalField]], tuple]]:
@@ -284,7 +295,8 @@ def _move_on(position: torch.Tensor, local: torch.Tensor, box: tuple[slice, ...]
 
 
 @contextmanager
-def _torch_threads(count: int):
+def torch_threads(count: int) -> Iterator[None]:
+    """Give torch ``count`` threads inside this context, and afterwards as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -297,7 +309,7 @@ def _torch_threads(count: int):
 def _render_chunk(meta: dict[str, Any], rows: np.ndarray, device: str, threads: int) -> np.ndarray:
     table = drawn_table(meta).iloc[rows]
     # Torch's own threads wait for each other at every step, and badly so on a busy machine: ours share whole runs.
-    with _torch_threads(1):
+    with torch_threads(1):
         return _images(meta, rows, table, device, threads)
 
 

@@ -22,7 +22,7 @@ from ..cohort import SPLITS, Cohort, Schema
 from ..scenario import Scenario, streams, whole
 from ..stratify import quotas
 from .anatomy import TEMPLATE, Grid, template
-from .brain import _torch_threads, _World
+from .brain import World, torch_threads
 from .deformation import sample
 from .lesion import FEATURES, HARMONICS, WAVES, brain_radius, draw_lesion, features
 from .marks import MARKS, check_shares, choose_marks, declared_marks, draw_marks
@@ -235,11 +235,11 @@ def _mixed(design: TumourDesign, shared: np.ndarray, own: np.ndarray) -> np.ndar
 
 # ---------------------------------------------------------------------- the images
 @lru_cache(maxsize=4)
-def _heads(shape: tuple[int, ...]) -> tuple[_World, torch.Tensor, list[np.ndarray]]:
+def _heads(shape: tuple[int, ...]) -> tuple[World, torch.Tensor, list[np.ndarray]]:
     """What all cohorts of one shape share: modes of variation, the template at every height, and its border."""
     grid = Grid(shape)
     slices = [template(grid.shape, float(height)) for height in HEIGHTS_MM]
-    world = _World(_HEAD, grid, "cpu")
+    world = World(_HEAD, grid, "cpu")
     world.fields = []  # the heads' variation alone: no disease of brain cohorts is at work here
     return world, torch.from_numpy(np.stack(slices)), \
         [brain_radius(one, grid.spacing) for one in slices]
@@ -266,7 +266,7 @@ def _render_chunk(meta: dict[str, Any], rows: np.ndarray) -> tuple[np.ndarray, n
     table = drawn_table(meta).iloc[rows]
     world, slices, borders = _heads(tuple(meta["shape"]))
     height = np.searchsorted(HEIGHTS_MM, table["raised_mm"].to_numpy())
-    with _torch_threads(1):
+    with torch_threads(1):
         place = world.positions(table)
         brains = sample(slices[height][:, None], place)[:, 0].numpy()
     middle = (np.array(meta["shape"], dtype=np.float32) - 1).reshape(2, 1, 1) / 2
