@@ -12,7 +12,9 @@ is a reference, not a target: a trained network need not reach it.
 from .key import AnswerKey, Reference, read_out_ceiling, shortcut_curve, solve
 from .limits import margin_ratio, marginal_independence, marks_on_one_class, prevalence_by_group
 from .one_sided import class_means, one_sided
+from .prevalence import Group, finding_by_group
 from .reader import Evaluation, Sight
 
-__all__ = ["AnswerKey", "Evaluation", "Reference", "Sight", "class_means", "margin_ratio", "marginal_independence",
-           "marks_on_one_class", "one_sided", "prevalence_by_group", "read_out_ceiling", "shortcut_curve", "solve"]
+__all__ = ["AnswerKey", "Evaluation", "Group", "Reference", "Sight", "class_means", "finding_by_group", "margin_ratio",
+           "marginal_independence", "marks_on_one_class", "one_sided", "prevalence_by_group", "read_out_ceiling",
+           "shortcut_curve", "solve"]
