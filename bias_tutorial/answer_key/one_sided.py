@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from .limits import _check_positive, _probabilities
 
-KINDS = ("meningioma", "glioma", "pituitary")
+KINDS = ("meningioma", "glioma", "pituitary")  # in the order of labels 1, 2, 3 of Cheng et al., PLoS ONE 2015
 _NODES = np.linspace(-9, 9, 721)  # the trapezoid rule on a normal density: exact to the last digits
 _WEIGHTS = np.exp(-(_NODES**2) / 2) / np.sqrt(2 * np.pi) * (_NODES[1] - _NODES[0])
 

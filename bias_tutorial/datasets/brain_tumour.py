@@ -21,12 +21,12 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import binary_dilation
 
+from ..answer_key.one_sided import KINDS
 from ..cohort import SPLITS, Cohort, Schema, split_by_patient
 from ..files import PICTURES, read_image
 from ..simulate.marks import MARKS, choose_marks, declared_marks, draw_marks
 from .matlab import Place, entries, read_struct
 
-KINDS = ("meningioma", "glioma", "pituitary")  # in the order of the labels 1, 2, 3
 FIELD_OF_VIEW_MM = 512 * 0.49  # Cheng et al. 2015: 512 pixels of .49 mm; we take smaller images for the same view
 
 

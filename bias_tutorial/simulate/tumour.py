@@ -17,18 +17,17 @@ import torch
 from joblib import Parallel, delayed
 from scipy.special import ndtr
 
-from ..answer_key import class_means
+from ..answer_key.one_sided import KINDS, class_means
 from ..cohort import SPLITS, Cohort, Schema
 from ..scenario import Scenario, streams, whole
 from ..stratify import quotas
 from .anatomy import TEMPLATE, Grid, template
 from .brain import World, torch_threads
 from .deformation import sample
-from .lesion import FEATURES, HARMONICS, WAVES, brain_radius, draw_lesion, features
+from .lesion import HARMONICS, WAVES, brain_radius, draw_lesion, features
 from .marks import MARKS, check_shares, choose_marks, declared_marks, draw_marks
 
 VERSION = 1  # of this simulated world: raised whenever the same meta would give other images
-KINDS = tuple(FEATURES["depth"][1])
 HEIGHTS_MM = np.arange(-8.0, 9.0, 2.0)  # of a slice, above the one that brain cohorts show
 _HEAD = Scenario("head")  # anatomy as in brain cohorts
 _HEAD_NAMES = tuple(f"subject_{k + 1}" for k in range(_HEAD.subject_modes))
