@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -219,8 +219,47 @@ def check_scale(scale) -> None:
         raise ValueError(f"scale must be {SCALES} with low < high, got {scale!r}")
 
 
-class ImageFiles:
-    """Images read from files when their rows are asked for, so that memory holds one batch and not the cohort.
+class Rows:
+    """Images or masks read when their rows are asked for, so that memory holds one batch and not the cohort.
+
+    Parameters
+    ----------
+    places : sequence
+        Where each row is found; no place is an array itself.
+    read : callable
+        From a place to an array of the given shape.
+    shape : tuple of int
+        Of one row.
+    dtype : type
+        Of several rows together.
+    """
+
+    def __init__(self, places: Sequence[Any], read: Callable[[Any], np.ndarray], shape: Sequence[int],
+                 dtype: type = np.float32):
+        self.places = np.array(places, dtype=object)
+        self.read, self.dtype = read, dtype
+        self.shape = (len(self.places), *shape)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """One row, a slice, an array of rows or a boolean mask."""
+        chosen = self.places[rows]
+        if not isinstance(chosen, np.ndarray):
+            return self.read(chosen)
+        found = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        for k, place in enumerate(chosen):
+            found[k] = self.read(place)
+        return found
+
+    def subset(self, rows) -> Rows:
+        """The same for fewer rows, still unread."""
+        return Rows(self.places[rows], self.read, self.shape[1:], self.dtype)
+
+
+class ImageFiles(Rows):
+    """Images in float32, one from each file; see :class:`Rows`.
 
     Parameters
     ----------
@@ -243,23 +282,8 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[str | Path], scale="type", shape: Sequence[int] | None = None):
         check_scale(scale)
-        self.paths = np.array([str(p) for p in paths], dtype=object)
-        self.scale = scale
-        shape = self._scaled(self.paths[0]).shape if shape is None else tuple(shape)
-        self.shape = (len(self.paths), *shape)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        """Images of one row, a slice, an array of rows or a boolean mask, as float32."""
-        chosen = self.paths[rows]
-        if isinstance(chosen, str):
-            return self._read(chosen)
-        images = np.empty((len(chosen), *self.shape[1:]), dtype=np.float32)
-        for k, path in enumerate(chosen):
-            images[k] = self._read(path)
-        return images
+        self.paths, self.scale = np.array([str(p) for p in paths], dtype=object), scale
+        super().__init__(self.paths, self._read, self._scaled(self.paths[0]).shape if shape is None else shape)
 
     def subset(self, rows) -> ImageFiles:
         """The same files for fewer rows, still unread."""

@@ -11,7 +11,7 @@ Copies without patients go round as folders of pictures, one folder a class; tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,64 +23,11 @@ from scipy.ndimage import binary_dilation
 
 from ..answer_key.one_sided import KINDS
 from ..cohort import SPLITS, Cohort, Schema, split_by_patient
-from ..files import PICTURES, read_image
+from ..files import PICTURES, Rows, read_image
 from ..simulate.marks import MARKS, choose_marks, declared_marks, draw_marks
 from .matlab import Place, entries, read_struct
 
 FIELD_OF_VIEW_MM = 512 * 0.49  # Cheng et al. 2015: 512 pixels of .49 mm; we take smaller images for the same view
-
-
-class Slices:
-    """Images or masks read when their rows are asked for; nothing is unpacked to the disk.
-
-    Parameters
-    ----------
-    places : sequence of Place
-        One for each row.
-    read : callable
-        From a place to an array of the given shape.
-    shape : tuple of int
-        Of one row.
-    """
-
-    def __init__(self, places: Sequence[Place], read: Callable[[Place], np.ndarray], shape: Sequence[int]):
-        self.places = np.array(places, dtype=object)
-        self.read = read
-        self.shape = (len(self.places), *shape)
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, rows) -> np.ndarray:
-        """One row, a slice, an array of rows or a boolean mask."""
-        chosen = self.places[rows]
-        if isinstance(chosen, Place):
-            return self.read(chosen)
-        return np.stack([self.read(place) for place in chosen])
-
-    def subset(self, rows) -> Slices:
-        """The same for fewer rows, still unread."""
-        return Slices(self.places[rows], self.read, self.shape[1:])
-
-
-class Marked:
-    """Images in RGB with marks drawn when their rows are asked for; arguments as in :func:`with_marks`."""
-
-    def __init__(self, images, masks, marks: np.ndarray, spacing: float):
-        self.images, self.masks, self.marks, self.spacing = images, masks, marks, spacing
-        self.shape = (images.shape[0], 3, *images.shape[2:])
-
-    def __getitem__(self, rows) -> np.ndarray:
-        """One row, a slice, an array of rows or a boolean mask."""
-        places = np.arange(len(self.marks))[rows]
-        drawn = [draw_marks(self.images[k], self.masks[k] if self.marks[k].any() else None, self.spacing,
-                            *map(bool, self.marks[k])) for k in np.atleast_1d(places)]
-        return np.stack(drawn) if np.ndim(places) else drawn[0]
-
-    def subset(self, rows) -> Marked:
-        """The same for fewer rows, still unread."""
-        fewer = (part.subset(rows) if hasattr(part, "subset") else part[rows] for part in (self.images, self.masks))
-        return Marked(*fewer, self.marks[rows], self.spacing)
 
 
 def read(path: str | Path = "data/brain_tumour", shape: tuple[int, int] = (256, 256), scale="image", seed: int = 0,
@@ -131,7 +78,7 @@ def read(path: str | Path = "data/brain_tumour", shape: tuple[int, int] = (256, 
     places = _find(path)
     if places:
         rows = [(name, *_head(place)) for name, place in places.items()]
-        masks = Slices(list(places.values()), partial(_mask, shape=shape), shape)
+        masks = Rows(list(places.values()), partial(_mask, shape=shape), shape, bool)
         patients, reader = "PID", _slice
     else:
         places, kinds = _pictures(path)
@@ -145,7 +92,7 @@ def read(path: str | Path = "data/brain_tumour", shape: tuple[int, int] = (256, 
             raise ValueError(f"'{path}': split '{split}' has no image of kind '{lacking[0]}' "
                              f"({table['kind'].value_counts().get(lacking[0], 0)} in all; seed {seed}, shares "
                              f"{tuple(shares)}): take another seed or other shares")
-    images = Slices(list(places.values()), partial(reader, shape=shape, scale=scale), (1, *shape))
+    images = Rows(list(places.values()), partial(reader, shape=shape, scale=scale), (1, *shape))
     meta = {"reader": "brain_tumour", "source": "doi:10.6084/m9.figshare.1512427", "patients": patients, "seed": seed,
             "shares": list(shares), "scale": scale if scale == "image" else list(scale)}
     if shape[0] == shape[1] and masks is not None:
@@ -182,11 +129,17 @@ def with_marks(cohort: Cohort, rho: float, gamma: float, seed: int,
     if set(MARKS) & set(cohort.table):
         raise ValueError("the cohort carries marks already: draw them on the one that was read")
     marks = choose_marks(cohort.table["kind"], rho, gamma, seed, cohort.table["split"], marked_splits)
-    images = Marked(cohort.images, cohort.masks, marks[list(MARKS)].to_numpy(), cohort.meta["spacing"])
+    images = Rows(range(len(cohort)), partial(_marked, cohort=cohort, marks=marks[list(MARKS)].to_numpy()),
+                  (3, *cohort.images.shape[2:]))
     schema = replace(cohort.schema, attributes={**cohort.schema.attributes, **declared_marks(rho, gamma)})
     meta = {**cohort.meta, "marks": {"rho": float(rho), "gamma": float(gamma), "seed": int(seed),
                                      "splits": list(marked_splits)}}
     return Cohort(images, cohort.table.assign(**{c: marks[c].to_numpy() for c in MARKS}), schema, cohort.masks, meta)
+
+
+def _marked(row: int, cohort: Cohort, marks: np.ndarray) -> np.ndarray:
+    mask = cohort.masks[row] if marks[row].any() else None  # a mask that nothing is drawn on need not be read
+    return draw_marks(cohort.images[row], mask, cohort.meta["spacing"], *map(bool, marks[row]))
 
 
 def border(place: Place) -> np.ndarray:
