@@ -12,9 +12,13 @@ RHO = [0, 0.5, 0.7, 0.9, 0.95, 1]
 def test_two_kinds_in_closed_form():
     key = one_sided(RHO, kinds=("meningioma", "glioma"))
     np.testing.assert_allclose(key["mean"], [0.841, 0.827, 0.800, 0.712, 0.652, 0.500], atol=5e-4)
-    closed = marks_on_one_class(RHO)
-    np.testing.assert_allclose(key["glioma"], closed["marked"], atol=1e-12)
-    np.testing.assert_allclose(key["meningioma"], closed["unmarked"], atol=1e-12)
+    with np.errstate(divide="ignore"):
+        shift = np.log1p(-np.array(RHO)) / 2
+    np.testing.assert_allclose(key["glioma"], ndtr(1 + shift), atol=1e-12)
+    np.testing.assert_allclose(key["meningioma"], ndtr(1 - shift), atol=1e-12)
+    table = marks_on_one_class(RHO)
+    assert list(table) == ["rho", "marked", "unmarked", "mean"] and table["rho"].tolist() == RHO
+    assert table["marked"].equals(key["glioma"]) and table["unmarked"].equals(key["meningioma"])
     both = one_sided(0.8, 0.8, kinds=("pituitary", "glioma"))  # marked alike: the absence tells nothing
     np.testing.assert_allclose(both[["pituitary", "glioma"]], ndtr(1), atol=1e-12)
     np.testing.assert_allclose(both["training"], 0.8 + 0.2 * ndtr(1))

@@ -10,8 +10,8 @@ is a reference, not a target: a trained network need not reach it.
 """
 
 from .key import AnswerKey, Reference, read_out_ceiling, shortcut_curve, solve
-from .limits import margin_ratio, marginal_independence, marks_on_one_class, prevalence_by_group
-from .one_sided import class_means, one_sided
+from .limits import margin_ratio, marginal_independence, prevalence_by_group
+from .one_sided import class_means, marks_on_one_class, one_sided
 from .prevalence import Group, finding_by_group
 from .reader import Evaluation, Sight
 

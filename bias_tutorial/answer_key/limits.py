@@ -14,33 +14,6 @@ from .reader import class_and_attribute_shares, evaluate
 from .reader import separation as severity_separation
 
 
-def marks_on_one_class(rho: float | Sequence[float], separation: float = 2.0) -> pd.DataFrame:
-    """Clean test images after training in which a share of one class carries a visible mark.
-
-    The absence of the mark misleads: it adds log(1 - rho) to the log-odds of the marked class (Bayes' rule).
-
-    Parameters
-    ----------
-    rho : float or sequence of float
-        P(mark | marked class) in training, each in [0, 1]; the other class, equally frequent, has none.
-    separation : float
-        Distance of the two class means of the evidence, in its standard deviations, above 0.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``rho``; ``marked`` and ``unmarked``, accuracy within each class on clean images, in closed form
-        ``Phi(separation / 2 +- log(1 - rho) / separation)``; ``mean`` of the two. Other designs: :func:`solve` with
-        a clean ``test`` design.
-    """
-    rho = _probabilities(rho, "rho")
-    _check_positive(separation)
-    with np.errstate(divide="ignore"):
-        shift = np.log1p(-rho) / separation
-    marked, unmarked = ndtr(separation / 2 + shift), ndtr(separation / 2 - shift)
-    return pd.DataFrame({"rho": rho, "marked": marked, "unmarked": unmarked, "mean": (marked + unmarked) / 2})
-
-
 def prevalence_by_group(prevalences: Mapping[str, float], threshold: float = 0.5, visible: bool = True,
                         shares: Mapping[str, float] | None = None, separation: float = 2.0) -> pd.DataFrame:
     """Error rates by group when groups differ in nothing but how common the disease is.

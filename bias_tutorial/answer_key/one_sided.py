@@ -40,7 +40,7 @@ def one_sided(rho: float | Sequence[float], gamma: float = 0.0, kinds: Sequence[
 
     Severity is N(mean of the kind, I), the means as in :func:`class_means`; marks are seen perfectly and each names
     its kind. So absence counts against it: log(1 - rho) is added to the log-odds of glioma, log(1 - gamma) to those
-    of pituitary tumour (Bayes' rule). For two kinds :func:`marks_on_one_class` gives the same in closed form.
+    of pituitary tumour (Bayes' rule).
 
     Parameters
     ----------
@@ -95,6 +95,27 @@ def one_sided(rho: float | Sequence[float], gamma: float = 0.0, kinds: Sequence[
         clean = _accuracies(share * (1 - rate), separation)
         rows.append((r, *clean, clean.mean(), share @ (rate + (1 - rate) * clean)))
     return pd.DataFrame(rows, columns=["rho", *kinds, "mean", "training"])
+
+
+def marks_on_one_class(rho: float | Sequence[float], separation: float = 2.0) -> pd.DataFrame:
+    """The same for two classes, equally frequent, one of which carries the mark.
+
+    Parameters
+    ----------
+    rho : float or sequence of float
+        P(mark | marked class) in training, each in [0, 1].
+    separation : float
+        As for :func:`one_sided`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``rho``; ``marked`` and ``unmarked``, accuracy within each class on clean images, in closed form
+        ``Phi(separation / 2 +- log(1 - rho) / separation)``; ``mean`` of the two. Other designs: :func:`solve` with
+        a clean ``test`` design.
+    """
+    key = one_sided(rho, kinds=("meningioma", "glioma"), separation=separation)
+    return key[["rho", "glioma", "meningioma", "mean"]].rename(columns={"glioma": "marked", "meningioma": "unmarked"})
 
 
 def _accuracies(weights: np.ndarray, separation: float) -> np.ndarray:
