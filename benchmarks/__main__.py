@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from bias_tutorial import __version__
-from bias_tutorial.files import to_json, write_text
 from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain, drawn_table, effects, render
 from bias_tutorial.simulate.anatomy import Grid, region_mask, subject_modes, template
 from bias_tutorial.simulate.brain import World, design
 from bias_tutorial.simulate.deformation import compose, identity
+
+from .report import finish, opening
 
 HERE = Path(__file__).parent
 PYTHON = HERE.parent / ".venv-bench" / "bin" / "python"
@@ -207,11 +208,8 @@ def targets(results):
     return rows
 
 
-def as_markdown(results):
-    lines = ["# Last measurement", "", "Written by `python -m benchmarks`; not edited by hand.", "",
-             "| What | Measured | Target | Met |", "|---|---|---|---|"]
-    lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |"
-              for what, value, bound, met in targets(results)]
+def report(results):
+    lines = opening("Last measurement", "benchmarks", targets(results))
     lines += ["", "| Seconds | Ours | Reference | Ratio | Ratio, reference spared what SimBA does twice |",
               "|---|---|---|---|---|"]
     for key in ("volume", "slices"):
@@ -228,8 +226,8 @@ def as_markdown(results):
     m = results["machine"]
     lines += ["", f"{m['processor']}, {m['cores']} cores; load of the machine before and after {m['load'][0]:.1f} and "
               f"{m['load'][1]:.1f}. Python {m['python']}, torch {m['torch']}, bias_tutorial {m['bias_tutorial']}; "
-              f"reference: SimpleITK {m['SimpleITK']}, ANTs {m['ANTs']}.", ""]
-    return "\n".join(lines)
+              f"reference: SimpleITK {m['SimpleITK']}, ANTs {m['ANTs']}."]
+    return lines
 
 
 def processor():
@@ -263,16 +261,9 @@ def main():
     results["machine"] = {"processor": processor(), "cores": os.cpu_count(), "load": [*load, os.getloadavg()[0]],
                           "python": platform.python_version(), "torch": torch.__version__,
                           "bias_tutorial": __version__, **reference.versions}
-    text = as_markdown(results)
-    if given.only is None:
-        write_text(HERE / "results.json", to_json(results))
-        write_text(HERE / "results.md", text)
-    print(text)
     if results["machine"]["load"][0] > 0.5:
         print("The machine was busy before the run: repeat it on a quiet one before you quote it.")
-    missed = [what for what, _, _, met in targets(results) if not met]
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+    finish("results", results, report(results), targets(results), keep=given.only is None)
 
 
 if __name__ == "__main__":

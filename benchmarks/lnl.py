@@ -1,6 +1,6 @@
 """Learning Not to Learn in one pass against the published loop of two passes: seconds a step, gradients, outcome.
 
-``python -m benchmarks.lnl`` prints what ``measure`` returns. Ours is the step that ``LearningNotToLearn`` takes in
+``python -m benchmarks.lnl`` writes ``lnl.json`` and ``lnl.md``. Ours is the step that ``LearningNotToLearn`` takes in
 ``training.fit``, with all that it notes. The published loop (Kim et al. 2019, github.com/feidfoe/learning-not-to-learn)
 is written below as its authors describe it, on our optimizer: a pass in which features and classifier step on the
 target loss and the entropy term, then another with the new weights, in which the predictors step on the bias loss and
@@ -12,9 +12,7 @@ import argparse
 import copy
 import os
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,13 +21,14 @@ from torch import nn
 
 from bias_tutorial import networks
 from bias_tutorial.cohort import Cohort, Schema
-from bias_tutorial.files import to_json, write_text
 from bias_tutorial.mitigation import LearningNotToLearn, Plain
 from bias_tutorial.mitigation.adversary import AdversaryStep, kept
 from bias_tutorial.mitigation.learning_not_to_learn import learn_not_to_learn
 from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain
 from bias_tutorial.training import Recipe, Task, fit, predict
+
+from .report import finish, opening
 
 # architecture, block, head, size, batch, classes, values of each bias
 CASES = {"tumour scans, our network": ("modern", "block3", "conv", (96, 96), 32, 3, (2,)),
@@ -227,11 +226,8 @@ def targets(results):
                     row[part] < LARGEST_ERROR) for row in results["gradients"] for part in ("network", "predictors")]
 
 
-def as_markdown(results, load):
-    lines = ["# Last measurement of Learning Not to Learn", "", "Written by `python -m benchmarks.lnl`; not edited by "
-             "hand.", "", "| What | Measured | Target | Met |", "|---|---|---|---|"]
-    lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |"
-              for what, value, bound, met in targets(results)]
+def report(results):
+    lines = opening("Last measurement of Learning Not to Learn", "benchmarks.lnl", targets(results))
     lines += ["", "| One pass less published loop, over seeds | mu | Mean | Spread | Plain | Ours | Published |",
               "|---|---|---|---|---|---|---|"]
     for row in results["outcomes"]:
@@ -243,8 +239,8 @@ def as_markdown(results, load):
     first = results["outcomes"][0]
     lines += ["", f"Outcomes: intensity bias at p = .8, {first['n_train']:,} images to learn from, {first['seeds']} "
               f"seeds. {results['threads']} threads; {results['minutes']:.0f} minutes; load before and after "
-              f"{load[0]:.1f} and {load[1]:.1f}.", ""]
-    return "\n".join(lines)
+              f"{results['load'][0]:.1f} and {results['load'][1]:.1f}."]
+    return lines
 
 
 def main():
@@ -254,15 +250,8 @@ def main():
     load = [os.getloadavg()[0]]
     short = {"rounds": 1, "steps": 1, "cases": tuple(CASES)[:1], "seeds": 1, "n_train": 32, "n_test": 32, "epochs": 1}
     results = measure(**(short if given.short else {}))
-    load.append(os.getloadavg()[0])
-    text = as_markdown(results, load)
-    print(text)
-    if not given.short:
-        write_text(Path(__file__).with_name("lnl.json"), to_json(results | {"load": load}))
-        write_text(Path(__file__).with_name("lnl.md"), text)
-    missed = [what for what, _, _, met in targets(results) if not met]
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+    results["load"] = [*load, os.getloadavg()[0]]
+    finish("lnl", results, report(results), targets(results), keep=not given.short)
 
 
 if __name__ == "__main__":

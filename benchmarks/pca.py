@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bias_tutorial.files import to_json, write_text
+from .report import finish, opening
 
 ROOT = Path(__file__).parent.parent
 IMAGES, WIDTHS, KEEP = 1_000, (50_000, 150_000, 1_500_000), 0.99
@@ -166,11 +166,8 @@ def targets(results):
     return found
 
 
-def as_markdown(results, load):
-    lines = ["# Last measurement of exact components", "", "Written by `python -m benchmarks.pca`; not edited by hand.",
-             "", "| What | Measured | Target | Met |", "|---|---|---|---|"]
-    lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |"
-              for what, value, bound, met in targets(results)]
+def report(results):
+    lines = opening("Last measurement of exact components", "benchmarks.pca", targets(results))
     lines += ["", "| Features | Ours, s | scikit-learn, s | Ratio | Ours, GiB | scikit-learn, GiB, with its matrix |",
               "|---|---|---|---|---|---|"]
     for row in results["widths"]:
@@ -181,9 +178,9 @@ def as_markdown(results, load):
     solver = next(row["scikit-learn"]["solver"] for row in results["widths"] if "scikit-learn" in row)
     lines += ["", f"{results['images']:,} images, {results['keep']:.0%} of the variance kept. The solver that "
               f"scikit-learn chooses for these shapes is `{solver}`. {results['cores']} cores; load before and after "
-              f"{load[0]:.1f} and {load[1]:.1f}; "
-              f"{', '.join(f'{name} {found}' for name, found in results['versions'].items())}.", ""]
-    return "\n".join(lines)
+              f"{results['load'][0]:.1f} and {results['load'][1]:.1f}; "
+              f"{', '.join(f'{name} {found}' for name, found in results['versions'].items())}."]
+    return lines
 
 
 def main():
@@ -199,15 +196,8 @@ def main():
         return
     load = [os.getloadavg()[0]]
     results = measure((2_000, 8_000, 30_000), 400, 1, 100 * 2**20) if given.short else measure()
-    load.append(os.getloadavg()[0])
-    text = as_markdown(results, load)
-    print(text)
-    if not given.short:
-        write_text(Path(__file__).with_name("pca.json"), to_json(results | {"load": load}))
-        write_text(Path(__file__).with_name("pca.md"), text)
-    missed = [what for what, _, _, met in targets(results) if not met]
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+    results["load"] = [*load, os.getloadavg()[0]]
+    finish("pca", results, report(results), targets(results), keep=not given.short)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,11 @@ if __name__ == "__main__":
         asked, given, number, processes = sys.argv[1:]
         print(json.dumps(one_sweep(asked, json.loads(given), int(number), int(processes))))
     else:
+        from bias_tutorial.files import write_text
+
         found = efficiency("bias_tutorial.studies.chapter_02:curve", TRAINING)
         text = json.dumps(found | {"load": os.getloadavg()[0]}, indent=2)
-        Path(__file__).with_name("sweep.json").write_text(text + "\n", encoding="utf-8")
+        write_text(Path(__file__).with_name("sweep.json"), text + "\n")
         print(text)
         if not found["met"]:
             sys.exit("missed: efficiency of two workers")

@@ -25,10 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from bias_tutorial import environment, networks
 from bias_tutorial.cohort import Cohort
-from bias_tutorial.files import to_json, write_text
+from bias_tutorial.files import to_json
 from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain
 from bias_tutorial.training import Recipe, fit, predict
+
+from .report import finish, opening
 
 SIZES = ((84, 72), (112, 96))
 IMAGES = {"modern": 1_920, "published": 128}  # an epoch and round; the published network is some twenty times slower
@@ -226,21 +228,12 @@ def main():
              "accuracy_epochs": 1}
     results = measure(given.rounds, **(short if given.short else {}))
     rows = targets(results)
-    lines = ["# Last measurement of training", "",
-             "Written by `python -m benchmarks.training`; not edited by hand.", "",
-             "| What | Measured | Target | Met |", "|---|---|---|---|"]
-    lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |" for what, value, bound, met in rows]
+    lines = opening("Last measurement of training", "benchmarks.training", rows)
     lines += [f"| times faster, strided than max-pooled blocks, {' x '.join(map(str, row['shape']))} "
               f"| {row['times_faster']:.3g} | | |" for row in results["strided"]]
     lines += ["", f"Precision {results['precision']}, {results['threads']} threads; {results['minutes']:.0f} minutes; "
-              f"load before and after {load:.1f} and {os.getloadavg()[0]:.1f}.", ""]
-    print("\n".join(lines))
-    if not given.short:
-        write_text(Path(__file__).with_name("training.json"), to_json(results))
-        write_text(Path(__file__).with_name("training.md"), "\n".join(lines))
-    missed = [what for what, _, _, met in rows if not met]
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+              f"load before and after {load:.1f} and {os.getloadavg()[0]:.1f}."]
+    finish("training", results, lines, rows, keep=not given.short)
 
 
 if __name__ == "__main__":
