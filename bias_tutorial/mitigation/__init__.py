@@ -1,8 +1,10 @@
 """Methods against the use of a bias, one file a method, all called in the same way; see :class:`Method`.
 
-Linear erasure, which takes features and trains no network, stands apart: :mod:`.erasure`.
+Linear erasure, which takes features and trains no network, stands apart: :mod:`.erasure`; so does what
+changes the training rows and trains nothing: :mod:`.resampling`.
 """
 
+from . import resampling
 from .adversarial import AdversarialUnlearning
 from .balanced_batches import BalancedBatches
 from .group_models import ByGroup, GroupModels
@@ -23,4 +25,4 @@ METHODS = {
 """Methods by the names that stored settings give them: ``METHODS[name](**settings)``."""
 
 __all__ = ["METHODS", "AdversarialUnlearning", "BalancedBatches", "ByGroup", "Grey", "GreyInput", "GroupModels",
-           "LearningNotToLearn", "Method", "Plain", "Reweighing"]
+           "LearningNotToLearn", "Method", "Plain", "Reweighing", "resampling"]
