@@ -207,9 +207,9 @@ def saliency_maps(maps: Mapping[str, np.ndarray]) -> plotting.Figure:
 
 
 # ---------------------------------------------------------------------- chapter 3
-PUBLISHED_POOL = {"disease": 86.0, "mark": 99.6}
-"""Aggregate encoding in the last layer in percent (Stanley et al., eBioMedicine 2025; shape bias, five components,
-fitted and scored on the same images, 1,074 of them)."""
+PUBLISHED = {"all": (86.0, 99.6), "component 0": (86.0, 70.1), "component 1": (50.9, 53.1), "component 2": (50.7, 97.2)}
+"""Encoding in the last layer, accuracy in percent for disease and for the mark, by what is read (Stanley et al.,
+eBioMedicine 2025; shape bias, five components, fitted and scored on the same images, 1,074 of them)."""
 
 
 def channels(kept: Mapping[str, np.ndarray], most: int = 3) -> plotting.Figure:
@@ -224,24 +224,29 @@ def channels(kept: Mapping[str, np.ndarray], most: int = 3) -> plotting.Figure:
     return pictures.image_grid(list(shown.values()), list(shown), what="Activations of one image", columns=most)
 
 
-def component_explorer(nets: Mapping[str, nn.Module], data: chapter_03.Halves, most: int = 5) -> explore.Output:
-    """Choose network, block and component: densities of the four groups along it, and the disease boundary."""
-    blocks, disease = networks.block_names(next(iter(nets.values()))), data.label("disease")
+def component_explorer(nets: Mapping[str, nn.Module], data: Mapping[str, chapter_03.Halves],
+                       most: int = 5) -> explore.Output:
+    """Choose network, block and component: densities of the four groups along it, and the disease boundary.
+
+    ``data`` are subjects with the mark of each network, by the network's name.
+    """
+    blocks = networks.block_names(next(iter(nets.values())))
     names = {(0, 0): "healthy, no mark", (0, 1): "healthy, mark", (1, 0): "sick, no mark", (1, 1): "sick, mark"}
-    pcas = {(name, block): chapter_03.components(net, data, block) for name, net in nets.items() for block in blocks}
+    pcas = {(name, block): chapter_03.components(net, data[name], block) for name, net in nets.items()
+            for block in blocks}
     most = min(most, *(pca.n_components for pca in pcas.values()))
 
     def frame(network: str, block: str, component: int) -> explore.Frame:
-        pca, mark = pcas[network, block], data.label(chapter_03.CARRIED[network][0])
-        unit = pca.scores[data.fit, component].std()
-        found = {what: probing.individual(pca.scores[:, [component]], label, data.fit, data.score)["auc"].iloc[0]
-                 for what, label in (("disease", disease), ("mark", mark))}
-        table = probing.densities(pca.scores[data.score, component] / unit, disease[data.score], mark[data.score], 60)
-        edge = probing.boundary(pca.scores / unit, disease, data.fit, component)
-        series = [plotting.Series(names[group], table.index, table[group]) for group in names]
-        inside = table.index[0] < edge < table.index[-1]
-        values = {"AUC for disease": found["disease"], "AUC for the mark": found["mark"], "boundary": edge,
-                  "share of variance": pca.explained_variance_ratio[component]}
+        pca, (mark, _, table, fit, score) = pcas[network, block], data[network]
+        disease = table["disease"]
+        along = pca.scores[:, [component]] / pca.scores[fit, component].std()
+        found = {f"AUC for {what}": probing.individual(along, table[column], fit, score)["auc"].iloc[0]
+                 for what, column in (("disease", "disease"), ("the mark", mark))}
+        edge = probing.boundary(along, disease, fit, 0)
+        groups = probing.densities(along[score, 0], disease[score], table[mark][score], 60)
+        series = [plotting.Series(names[group], groups.index, groups[group]) for group in names]
+        inside = groups.index[0] < edge < groups.index[-1]
+        values = found | {"boundary": edge, "share of variance": pca.explained_variance_ratio[component]}
         return explore.Frame({k: float(v) for k, v in values.items()},
                              plotting.lines(series, "score in standard deviations", "density",
                                             mark=edge if inside else None, legend=True))
@@ -252,52 +257,57 @@ def component_explorer(nets: Mapping[str, nn.Module], data: chapter_03.Halves, m
                             {"network": "network", "block": "block", "component": "component"})
 
 
-def encoding_map(network: nn.Module, data: chapter_03.Halves, mark: str, most: int = 5) -> plotting.Figure:
-    """Individual encoding: held-out AUC of each block's first components, for the disease and for a mark.
-
-    Either direction counts: an AUC below .5 is read the other way round.
-    """
-    found: dict[str, dict[str, np.ndarray]] = {"disease": {}, mark: {}}
-    for block in networks.block_names(network):
-        scores = chapter_03.components(network, data, block).scores[:, :most]
-        for label, columns in found.items():
-            auc = probing.individual(scores, data.label(label), data.fit, data.score)["auc"]
-            columns[block.removeprefix("block")] = np.maximum(auc, 1 - auc).reindex(range(most))
-    return pictures.heatmaps({f"AUC for {label}": pd.DataFrame(columns) for label, columns in found.items()},
-                             "block", "component", 0.5, 1.0)
-
-
-def stored_over_blocks(columns: Mapping[str, str], ylabel: str, ylim: tuple[float, float] | None = None,
-                       claim: str = "c_random") -> plotting.Figure:
-    """Stored runs of chapter 3 over the blocks, means with 95% intervals over seeds; block 6 is the last layer.
+def stored_blocks(columns: Mapping[str, str], ylabel: str, ylim: tuple[float, float] | None = None) -> plotting.Figure:
+    """Stored runs of chapter 3 over the blocks, means with 95% intervals over seeds; the last is ``pool``.
 
     ``columns`` are labels and names of results, with ``{}`` where the block stands.
     """
-    blocks, runs = [*(f"block{k}" for k in range(1, 6)), "pool"], claims.stored_runs("03", claim)
+    blocks, runs = _blocks(), _layers()
     series = [_over_seeds(label, range(1, len(blocks) + 1), [runs[name.format(block)] for block in blocks])
               for label, name in columns.items()]
-    return plotting.lines(series, "block (6: pool)", ylabel, ylim=ylim)
+    return plotting.lines(series, f"block ({len(blocks)}: pool)", ylabel, ylim=ylim)
 
 
-def stored_encoding(claim: str = "c_random") -> pd.DataFrame:
-    """Stored runs of chapter 3: mean held-out AUC over seeds, by what is read, network and block."""
-    blocks, runs = [*(f"block{k}" for k in range(1, 6)), "pool"], claims.stored_runs("03", claim)
-    rows = {(label, name): [runs[f"{name}_{block}_{label}_auc"].mean() for block in blocks]
-            for label in ("disease", "morphology", "intensity") for name in ("untrained", *chapter_03.CARRIED)}
-    return pd.DataFrame(rows, index=blocks).T.round(2)
+def stored_encoding() -> pd.DataFrame:
+    """Stored runs of chapter 3: held-out AUC with half its 95% interval over seeds, by what is read, network, block."""
+    rows, runs = {}, _layers()
+    for mark in chapter_03.MARKS:
+        for label, what in ((mark, "auc"), ("disease", "disease_auc")):
+            for name in _readers(mark, ("untrained", *chapter_03.CARRIED)):
+                ends = [claims.over_seeds(runs[f"{name}_{block}_{mark}_{what}"]) for block in _blocks()]
+                rows[f"{mark} images", label, name] = [f"{mean:.2f} ± {high - mean:.2f}" for mean, _, high in ends]
+    return pd.DataFrame(rows, index=_blocks()).T
 
 
-def published_beside_ours(claim: str = "i_pool") -> pd.DataFrame:
-    """Aggregate encoding in the last layer in percent: published, ours in the same form, ours on other patients.
+def stored_components(mark: str, most: int = 3) -> plotting.Figure:
+    """Stored runs of chapter 3, individual encoding: mean held-out AUC along each block's first components.
+
+    By network and component (down) and block (across), for the disease and for a mark. Which side is sick, or marked,
+    was fixed in the fitting half: a component that tells nothing stays at a half, or slightly below by chance.
+    """
+    runs = _layers()
+    tables = {f"AUC for {label}": pd.DataFrame(
+        {block.removeprefix("block"): {f"{name} {k}": runs[f"{name}_{block}_{mark}_{what}_auc_{k}"].mean()
+                                       for name in _readers(mark, chapter_03.CARRIED) for k in range(most)}
+         for block in _blocks()}) for label, what in (("disease", "disease"), (mark, "mark"))}
+    return pictures.heatmaps(tables, "block", "component", 0.5, 1.0)
+
+
+def published_beside_ours() -> pd.DataFrame:
+    """Encoding in the last layer in percent: published, ours in the same form, ours on other patients.
 
     Ours are means of the stored runs, shape bias, on as many images with the same agreement.
     """
-    runs, rows = claims.stored_runs("03", claim), {}
-    for what, label in (("disease", "disease"), ("mark", "morphology")):
-        rows[what] = [PUBLISHED_POOL[what], *(100 * runs[f"pool_{label}_{where}"].mean()
-                                              for where in ("in_sample", "held_out"))]
-    columns = ["published, same images", "ours, same images", "ours, other patients"]
-    return pd.DataFrame(rows, index=columns).T.round(1)
+    runs, rows = claims.stored_runs("03", "i_pool"), {}
+    labels = dict(zip(("disease", "mark"), ("disease", "morphology"), strict=True))
+    for read, published in PUBLISHED.items():
+        part = "pool" if read == "all" else f"pool_{read.removeprefix('component ')}"
+        rows[read] = {}
+        for (what, label), value in zip(labels.items(), published, strict=True):
+            rows[read] |= {(what, "published"): value, (what, "ours"): 100 * runs[f"{part}_{label}_in_sample"].mean()}
+            if read == "all":
+                rows[read][what, "other patients"] = 100 * runs[f"pool_{label}_held_out"].mean()
+    return pd.DataFrame.from_dict(rows, orient="index").round(1)
 
 
 def audit_table(found: Mapping[str, float]) -> pd.DataFrame:
@@ -308,3 +318,17 @@ def audit_table(found: Mapping[str, float]) -> pd.DataFrame:
             for block in blocks}
     columns = ["features", "mark, same images", "mark, others", "random, same images", "random, others"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype({"features": int}).round(3)
+
+
+def _blocks() -> tuple[str, ...]:
+    return networks.block_names(networks.build())
+
+
+def _layers() -> pd.DataFrame:
+    """Stored runs of :func:`bias_tutorial.studies.chapter_03.layers`."""
+    return claims.stored_runs("03", "c_random")
+
+
+def _readers(mark: str, names: Sequence[str]) -> list[str]:
+    """Networks that were read for a mark: all but those that were trained with another one only."""
+    return [name for name in names if mark in (chapter_03.CARRIED.get(name) or chapter_03.MARKS)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import yaml
@@ -81,8 +82,10 @@ def signs_of_chapter_3(values):
     assert values["block1_features"] == 8 * 42 * 36
     mark = [value for name, value in values.items() if name.endswith(" morphology")]
     assert len(mark) == 3 * 6 and all(0 <= value <= 1 for value in mark)
-    for block in ("block3", "pool"):  # a network that nobody trained takes no mark for disease in one group only
-        assert abs(values[f"untrained {block} total_gap"]) < 0.2
+    moved = {name: value for name, value in values.items() if name.endswith((" total", " carried", " left"))}
+    assert len(moved) == 3 * 2 * 3 and all(-1 <= value <= 1 for value in moved.values())
+    for network in ("untrained", "no_bias", "far"):  # what the image does with a network does not depend on the block
+        assert values[f"{network} block3 total"] == values[f"{network} pool total"]
 
 
 SIGNS = {"01_simulate_bias": signs_of_chapter_1, "02_train_cnn": signs_of_chapter_2,
@@ -146,19 +149,20 @@ def test_the_live_control_of_chapter_3_computes_anew(monkeypatch):
     setup, call = next(c for c in code if "explore.live(" in c).split("explore.live(")
     seen = []
 
-    def used(network, block, *rest):
-        seen.append((block, rest[-1]))
-        return chapter_03.used(network, block, *rest)
+    def moves(network, block, data, pair):
+        seen.append((block, data.images.sum(), next(network.parameters()).sum().item()))
+        return chapter_03.moves(network, block, data, pair) | {"carried": np.full(4, len(seen) / 10)}
 
     study = SimpleNamespace(halves=chapter_03.halves, trained_networks=chapter_03.trained_networks,
-                            twins=chapter_03.twins, used=used)
+                            twins=chapter_03.twins, moves=moves)
     scope = {"study": study}
     smaller = setup.replace('600, "n_probe": 300', '120, "n_probe": 80').replace("(56, 48)", "(28, 24)")
     assert smaller != setup
     exec(smaller, scope)  # noqa: S102 - the chapter's own cell, with smaller samples
     widget = eval("explore.live(" + call, scope)  # noqa: S307
-    for seed in (3, 4):
+    for times, seed in enumerate((3, 4, 3), 1):
         widget.children[0].value = seed
         widget.update()
-        assert -1 <= widget.result <= 1
-    assert seen == [("pool", 3), ("pool", 4)]
+        assert len(seen) == times and widget.result == pytest.approx(times / 10)
+    assert seen[0] == seen[2] and seen[0][0] == "block3"  # other subjects and weights for another seed
+    assert seen[0][1] != seen[1][1] and seen[0][2] != seen[1][2]

@@ -150,14 +150,16 @@ def fit_eraser(network: nn.Module, block: str, images: Images, label: Sequence, 
     return Eraser(np.concatenate(mean), *np.split(np.concatenate(directions, axis=1).astype(float), 2))
 
 
-def erase(network: nn.Module, block: str, images: Images, eraser: Eraser, batch_size: int = 64,
-          device: str | None = None) -> Effect:
+def erase(network: nn.Module, block: str, images: Images, eraser: Eraser, before: np.ndarray | None = None,
+          batch_size: int = 64, device: str | None = None) -> Effect:
     """A network's outputs with a block as it is, and with a label erased from it.
 
     Parameters
     ----------
     eraser : Eraser
         Of the block's features, from :func:`fit_eraser`: on other patients than these, or on a part of them.
+    before : numpy.ndarray, optional
+        The outputs with the block as it is, where they are there already: saves a pass.
     network, block, images, batch_size, device
         As for :func:`run_from`.
 
@@ -172,12 +174,11 @@ def erase(network: nn.Module, block: str, images: Images, eraser: Eraser, batch_
         mean_, read_, write_ = (part.to(output.device) for part in (mean, read, write))
         return output - (((output.flatten(1) - mean_) @ read_.T) @ write_).reshape(output.shape)
 
-    return Effect(run_from(network, block, images, _same, batch_size, device),
-                  run_from(network, block, images, change, batch_size, device))
+    return _effect(network, block, images, change, before, batch_size, device)
 
 
 def swap(network: nn.Module, block: str, images: Images, twins: Images, eraser: Eraser | None = None,
-         batch_size: int = 64, device: str | None = None) -> Effect:
+         before: np.ndarray | None = None, batch_size: int = 64, device: str | None = None) -> Effect:
     """A network's outputs with a block as it is, and with its activation taken from each image's twin.
 
     Parameters
@@ -187,6 +188,8 @@ def swap(network: nn.Module, block: str, images: Images, twins: Images, eraser: 
     eraser : Eraser, optional
         Of the block's features, from :func:`fit_eraser`: then only what it reads is taken from the twin, along the
         directions in which it writes, and all else stays.
+    before
+        As for :func:`erase`.
     network, block, batch_size, device
         As for :func:`run_from`.
 
@@ -218,12 +221,13 @@ def swap(network: nn.Module, block: str, images: Images, twins: Images, eraser: 
         _, read, write = (part.to(output.device) for part in parts)
         return output + (((twin.to(output) - output).flatten(1) @ read.T) @ write).reshape(output.shape)
 
-    return Effect(run_from(network, block, images, _same, batch_size, device),
-                  run_from(network, block, images, change, batch_size, device))
+    return _effect(network, block, images, change, before, batch_size, device)
 
 
-def _same(output: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-    return output
+def _effect(network, block, images, change, before, batch_size, device) -> Effect:
+    if before is None:
+        before = run_from(network, block, images, lambda output, rows: output, batch_size, device)
+    return Effect(before, run_from(network, block, images, change, batch_size, device))
 
 
 def _tensors(eraser: Eraser) -> list[torch.Tensor]:

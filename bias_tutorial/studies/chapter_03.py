@@ -1,8 +1,9 @@
 """Measures behind chapter 3: what a linear reader finds in each block of a network, and what the network does with it.
 
 Every measure takes ``settings`` and a ``seed`` and returns plain numbers. A seed is new subjects in every cohort, new
-weights and a new order. Probes are fitted on one half of the decorrelated test subjects and scored on the other; the
-published form, fitted and scored on the same confounded images, stands beside them in :func:`in_sample`.
+weights and a new order. Probes are fitted on some decorrelated subjects and scored on others, drawn apart; they carry
+the mark that is probed and no other. The published form, fitted and scored on the same confounded images, stands
+beside them in :func:`in_sample`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from .. import answer_key, networks, simulate
 from ..cohort import Cohort
-from ..evaluation import patient_bootstrap
 from ..probing import (
     Activations,
     GramPCA,
@@ -37,17 +36,27 @@ from ..probing import (
     margin_ratio,
     probe,
     random_labels,
+    run_from,
     swap,
+    within,
 )
 from ..scenario import Scenario, preset
-from ..training import predict
 from .chapter_01 import READING, TEST, cohort_seed
-from .chapter_02 import train
+from .chapter_02 import train, with_intervals
 
-KEEP = 0.99  # share of the variance whose components are probed, as published
-CLAIMED = ("block3", "pool")  # blocks whose intervals are stored
-CARRIED = {"no_bias": (), "far": ("morphology",), "intensity": ("intensity",), "both": ("morphology", "intensity")}
-"""Attributes in the training data of each network."""
+KEEP = 0.99  # share of the variance whose components are probed, as published; of ``pool`` all are
+FIRST = 5  # components whose individual encoding is kept
+CLAIMED = ("block3", "pool")  # blocks that are looked at more closely
+MARKS = ("morphology", "intensity")
+CARRIED = {"no_bias": (), "far": MARKS[:1], "intensity": MARKS[1:], "both": MARKS}
+"""Marks in the training data of each network."""
+AGAIN = 500  # added to a seed: the seed of a second training without marks
+
+
+def design(marks: Sequence[str], p: float = 0.5) -> Scenario:
+    """The design of chapter 2 with both marks, of which only these are kept."""
+    both = preset("both", p)
+    return replace(both, attributes=tuple(a for a in both.attributes if a.name in marks))
 
 
 def trained_networks(settings: Mapping[str, Any], seed: int, which=tuple(CARRIED)) -> dict[str, nn.Module]:
@@ -55,47 +64,42 @@ def trained_networks(settings: Mapping[str, Any], seed: int, which=tuple(CARRIED
 
     Settings: ``p``, and those of :func:`bias_tutorial.studies.chapter_02.train`.
     """
-    both = preset("both", settings["p"])
     found = {"untrained": networks.build(settings.get("architecture", "modern"), len(settings["shape"]), seed=seed)}
-    for name in which:
-        carried = tuple(a for a in both.attributes if a.name in CARRIED[name])
-        found[name] = train(replace(both, attributes=carried), settings, seed)
+    found |= {name: train(design(CARRIED[name], settings["p"]), settings, seed) for name in which}
     return {name: network.eval() for name, network in found.items()}
 
 
 class Halves(NamedTuple):
-    """Decorrelated subjects, of whom one half is for fitting and the other for scoring."""
+    """Subjects in whom disease and a mark are unrelated: those to fit on, and after them those to score on."""
 
-    cohort: Cohort
+    mark: str
+    images: np.ndarray
+    table: pd.DataFrame
     fit: np.ndarray
     score: np.ndarray
 
-    def label(self, name: str) -> pd.Series:
-        """A column of the table."""
-        return self.cohort.table[name].reset_index(drop=True)
+
+def halves(settings: Mapping[str, Any], seed: int, mark: str = "morphology") -> Halves:
+    """Draw two cohorts of ``n_probe / 2`` subjects, of whom half carry a mark. Settings: ``n_probe``, ``shape``."""
+    drawn = [simulate.brain(design([mark]), settings["n_probe"] // 2, cohort_seed(seed, role),
+                            tuple(settings["shape"])) for role in (READING, TEST)]
+    images = np.concatenate([cohort.images for cohort in drawn])
+    table = pd.concat([cohort.table for cohort in drawn], ignore_index=True)
+    return Halves(mark, images, table, *np.split(np.arange(len(table)), 2))
 
 
-def halves(settings: Mapping[str, Any], seed: int) -> Halves:
-    """Draw ``n_probe`` subjects in whom disease and both marks are unrelated. Settings: ``n_probe``, ``shape``."""
-    cohort = simulate.brain(preset("both").decorrelated(), settings["n_probe"], cohort_seed(seed, TEST),
-                            tuple(settings["shape"]))
-    return Halves(cohort, *np.array_split(np.arange(len(cohort)), 2))
-
-
-def twins(data: Halves, mark: str) -> tuple[Cohort, Cohort]:
-    """The scoring half as twins without any mark and with one."""
-    own = data.cohort.subset(data.score)
-    names = data.cohort.schema.attributes
-    return tuple(simulate.counterfactual(own, **{name: int(on and name == mark) for name in names})
-                 for on in (False, True))
+def twins(settings: Mapping[str, Any], seed: int, mark: str = "morphology") -> tuple[Cohort, Cohort]:
+    """Draw ``n_twins`` subjects, or ``n_probe / 2``, without the mark and with it; nobody to fit on is among them."""
+    drawn = simulate.brain(design([mark]), settings.get("n_twins", settings["n_probe"] // 2), cohort_seed(seed, TEST),
+                           tuple(settings["shape"]))
+    return tuple(simulate.counterfactual(drawn, **{mark: value}) for value in (0, 1))
 
 
 def components(network: nn.Module | None, data: Halves, block: str) -> GramPCA:
     """Exact components of a block (of the pixels, where there is no network), of the fitting half, for all subjects."""
-    if network is None:
-        return GramPCA.fit(gram(data.cohort.batch(range(len(data.cohort))).reshape(len(data.cohort), -1)),
-                           data.fit, KEEP)
-    return GramPCA.fit(gram(Activations(network, data.cohort, block)), data.fit, KEEP)
+    source = (data.images.reshape(len(data.images), -1) if network is None
+              else Activations(network, data.images, block))
+    return GramPCA.fit(gram(source), data.fit, 1.0 if block == "pool" else KEEP)
 
 
 def block_table(nets: Mapping[str, nn.Module], data: Halves, labels: Sequence[str], seed: int = 0) -> pd.DataFrame:
@@ -108,8 +112,8 @@ def block_table(nets: Mapping[str, nn.Module], data: Halves, labels: Sequence[st
         for block in networks.block_names(network):
             pca = components(network, data, block)
             for label in labels:
-                values = (pd.Series(random_labels(data.label(labels[0]), seed=seed)) if label == "random"
-                          else data.label(label))
+                values = (pd.Series(random_labels(data.table[labels[0]], seed=seed)) if label == "random"
+                          else data.table[label])
                 rows[name, block, label] = probe(pca.scores, values, data.fit, data.score, seed=seed).numbers()
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["network", "block", "label"])
 
@@ -118,187 +122,238 @@ def block_table(nets: Mapping[str, nn.Module], data: Halves, labels: Sequence[st
 def layers(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Every block of every network: what is encoded, along which component, and what interventions do.
 
-    Settings: ``p``, ``n_train``, ``n_probe``, ``shape``, ``recipe``; ``blocks`` to look at, all when left out (the last
-    is ``pool``). Results are called ``<network>_<block>_<label>_<quantity>``. ``<network>_all_<label>_auc`` is the
-    lowest AUC of its blocks (for random labels the mean), ``..._early_...`` the lowest of its first four.
-    ``<network>_<mark>_absent`` and ``..._present`` are by how much more of the subjects it calls sick, without and with
-    the mark, than the network trained without bias does without: a mark that was learned moves both, a mere shift of
-    the images only the second.
+    Settings: ``p``, ``n_train``, ``n_probe``, ``n_twins``, ``shape``, ``recipe``; ``blocks`` to look at, all when left
+    out (the last is ``pool``). Results are called ``<network>_<block>_<mark>_<quantity>``; networks that were trained
+    with another mark only are not read for this one. ``<network>_all_<mark>_auc`` is the lowest AUC of its blocks (for
+    random labels the mean), ``..._early_...`` the lowest of its first four. ``<network>_<mark>_absent`` and
+    ``..._present``: by how much more of the twins it calls sick, without and with the mark, than the network trained
+    without bias does without. ``again`` is a second network trained without bias, on other subjects:
+    ``again_size`` is by how much, up or down, its share called sick differs from that of the first on the same images.
     """
-    found, data = trained_networks(settings, seed), halves(settings, seed)
-    marks = list(preset("both").attribute_names)
-    labels = {name: data.label(name) for name in ("disease", *marks)}
-    labels["random"] = pd.Series(random_labels(labels["morphology"], seed=seed), name="random")
-    pairs = {mark: twins(data, mark) for mark in marks}
+    found = trained_networks(settings, seed)
+    again = train(design(()), settings, seed + AGAIN).eval()
     out: dict[str, Any] = {}
-    read: dict[tuple[str, str, str], Probe] = {}
-    for name, network in {"pixels": None, **found}.items():
-        for block in ("input",) if network is None else settings.get("blocks") or networks.block_names(network):
-            pca = components(network, data, block)
-            for label, values in labels.items():
-                result = read[name, block, label] = probe(pca.scores, values, data.fit, data.score, seed=seed)
-                out[f"{name}_{block}_{label}_auc"] = result.auc
-            if name == "untrained":
-                for mark in marks:
-                    bits = code_length(pca.scores, labels[mark], seed=seed)
-                    out[f"{name}_{block}_{mark}_bits_per_label"] = bits.bits / bits.uniform
-            for mark in CARRIED.get(name) or (marks if name == "no_bias" else ()):
-                result = used(network, block, data, *pairs[mark], mark, seed, pca)
-                if name != "no_bias":
-                    result |= _along_components(pca, data, labels["disease"], labels[mark], seed)
-                out |= {f"{name}_{block}_{mark}_{k}": v for k, v in result.items()
-                        if block in CLAIMED or not k.endswith("_interval")}
-    for name, carried in CARRIED.items():
-        pool = np.concatenate(list(Activations(found[name], data.cohort, "pool").slices()), axis=1)
-        weights = [part for part in found[name].modules() if isinstance(part, nn.Linear)][-1].weight
-        for mark in marks:
-            con = con_score(pool, labels[mark], weights.detach().cpu().numpy(), data.fit, data.score)
-            out[f"{name}_{mark}_con_score"] = float(con["con_score_d2"])
-        for mark in carried:
-            plain = predict(found["no_bias"], pairs[mark][0])[:, 1] > 0.5
-            for what, seen in zip(("absent", "present"), pairs[mark], strict=True):
-                moved = (predict(found[name], seen)[:, 1] > 0.5).astype(float) - plain
-                out |= with_interval(f"{name}_{mark}_{what}", moved, seed)
-    return out | _over_blocks(read, {name: labels[name].to_numpy()[data.score] for name in marks}, seed)
+    probes: dict[tuple[str, str, str], Probe] = {}
+    truth: dict[str, np.ndarray] = {}
+    for mark in MARKS:
+        data, pair = halves(settings, seed, mark), twins(settings, seed, mark)
+        truth[mark] = data.table[mark].to_numpy()[data.score]
+        read = {name: network for name, network in found.items() if mark in (CARRIED.get(name) or MARKS)}
+        as_is = {name: outputs(network, *pair) for name, network in (read | {"again": again}).items()
+                 if name != "untrained"}
+        carried: dict[tuple[str, str], np.ndarray] = {}
+        for name, network in ({"pixels": None} | read).items():
+            for block in ("input",) if network is None else settings.get("blocks") or networks.block_names(network):
+                pca, key = components(network, data, block), f"{name}_{block}_{mark}"
+                numbers, probes[name, block, mark] = _encoded(pca, data, seed, block)
+                if name == "untrained" and block in CLAIMED:
+                    bits = code_length(pca.scores[data.fit], data.table[mark][data.fit], seed=seed)
+                    numbers["bits_per_label"] = bits.bits / bits.uniform
+                if name in CARRIED and block in CLAIMED:
+                    moved = moves(network, block, data, pair, pca=pca, as_is=as_is[name])
+                    luck = moves(network, block, data, pair, random_labels(data.table[mark], seed=seed), pca,
+                                 as_is[name])
+                    numbers |= summary(moved, pair[0], seed)
+                    numbers |= {f"luck_{what}_gap": float(luck[what].mean()) for what in ("carried", "left")}
+                    carried[name, block] = moved["carried"]
+                out |= {f"{key}_{k}": v for k, v in numbers.items()}
+        for name in CARRIED:
+            if name in read:
+                out[f"{name}_{mark}_con_score"] = _con(found[name], data)
+        sick = {name: [(log_odds(seen) > 0).astype(float) for seen in both] for name, both in as_is.items()}
+        out |= with_intervals({f"{name}_{mark}_{what}": part - sick["no_bias"][0] for name in CARRIED if name in read
+                               for what, part in zip(("absent", "present"), sick[name], strict=True)}, seed)
+        out |= with_intervals({f"{name}_{block}_{mark}_beyond_no_bias": part - carried["no_bias", block]
+                               for (name, block), part in carried.items()}, seed)
+        out |= {f"again_{mark}_total_gap": float((sick["again"][1] - sick["again"][0]).mean()),
+                "again_size": float(abs((sick["again"][0] - sick["no_bias"][0]).mean()))}
+    return out | _over_blocks(probes, truth, out, seed)
 
 
-def _over_blocks(read: Mapping[tuple[str, str, str], Probe], truth: Mapping[str, np.ndarray],
+def _encoded(pca: GramPCA, data: Halves, seed: int, block: str) -> tuple[dict[str, Any], Probe]:
+    """Probes of a block for the mark, the disease and random labels, all components together and one by one.
+
+    Of :data:`CLAIMED` blocks also along the components that tell disease and the mark best, chosen in the fitting half
+    among those with the published share of the variance.
+    """
+    disease, label = data.table["disease"], data.table[data.mark]
+    sides = (data.fit, data.score)
+    found = probe(pca.scores, label, *sides, seed=seed)
+    published = int(min(np.searchsorted(np.cumsum(pca.explained_variance_ratio), KEEP, side="right") + 1,
+                        pca.n_components))
+    out: dict[str, Any] = {
+        "auc": found.auc, "disease_auc": probe(pca.scores, disease, *sides, seed=seed).auc,
+        "random_auc": probe(pca.scores, random_labels(label, seed=seed), *sides, seed=seed).auc,
+        "components": published}
+    by = {what: individual(pca.scores[:, :FIRST], values, *sides)["auc"] for what, values in
+          (("mark", label), ("disease", disease))}
+    out |= {f"{what}_auc_{k}": float(auc) for what, column in by.items() for k, auc in column.items()}
+    if block not in CLAIMED:
+        return out, found
+    if block == "pool":
+        out["cosine"] = bias_on_disease(pca.scores, disease, label, data.fit)
+    dominant, best = (int(individual(pca.scores[:, :published], values, data.fit, data.fit)["auc"].argmax())
+                      for values in (disease, label))
+    along = {name: probe(pca.scores[:, [k]], values, *sides, seed=seed) for name, k, values in
+             (("dominant_disease", dominant, disease), ("dominant_mark", dominant, label), ("best_mark", best, label))}
+    ratio = margin_ratio(pca.scores[data.score, dominant], disease[data.score], label[data.score], seed=seed)
+    out |= {f"{name}_auc": one.auc for name, one in along.items()}
+    out |= auc_less("mark_moved", (along["best_mark"], label[data.score]), (along["dominant_mark"], label[data.score]),
+                    seed)
+    return out | {
+        "within_auc": float(within(pca.scores, label, disease, *sides, seed=seed).loc["mean", "auc"]),
+        "best_for_disease": dominant, "best_for_mark": best, "differ": float(dominant != best),
+        "margin_ratio": float(ratio["ratio"]), "margin_ratio_interval": [float(ratio["low"]), float(ratio["high"])],
+    }, found
+
+
+def _con(network: nn.Module, data: Halves) -> float:
+    """Con-score of a mark before the last layer, its held-out form."""
+    pool = np.concatenate(list(Activations(network, data.images, "pool").slices()), axis=1)
+    weights = [part for part in network.modules() if isinstance(part, nn.Linear)][-1].weight
+    return float(con_score(pool, data.table[data.mark], weights.detach().cpu().numpy(), data.fit,
+                           data.score)["con_score_d2"])
+
+
+def _over_blocks(probes: Mapping[tuple[str, str, str], Probe], truth: Mapping[str, np.ndarray], out: Mapping[str, Any],
                  seed: int) -> dict[str, Any]:
-    """The lowest AUC of a network's blocks, the mean on random labels, and what training on the mark adds."""
-    out: dict[str, Any] = {}
-    for name, label in dict.fromkeys((name, label) for name, _, label in read):
-        ends = np.array([(r.auc, r.auc_low, r.auc_high) for (n, _, k), r in read.items() if n == name and k == label])
-        for what, rows in (("all", ends), ("early", ends[:4])):
-            value, low, high = (rows.mean(axis=0) if label == "random" else rows.min(axis=0)).tolist()
-            out |= {f"{name}_{what}_{label}_auc": value, f"{name}_{what}_{label}_auc_interval": [low, high]}
-    pairs = {f"{name}_pool_{mark}_raised": ((name, "pool", mark), ("no_bias", "pool", mark), mark)
-             for name, marks in CARRIED.items() for mark in marks}
-    blocks = [block for name, block, label in read if (name, label) == ("untrained", "disease")]
-    for block in blocks:
-        a, b = ("untrained", block, "intensity"), ("untrained", block, "morphology")
-        out[f"untrained_{block}_easier"] = read[a].auc - read[b].auc
-    for key, (a, b, mark) in pairs.items():
-        value, interval = _auc_difference(truth[mark], read[a].log_odds, read[b].log_odds, seed)
-        out |= {key: value, f"{key}_interval": interval}
-    worst = min(blocks, key=lambda block: out[f"untrained_{block}_easier"])
-    draws = [_auc_draws(truth[mark], read["untrained", worst, mark].log_odds, seed) for mark in truth]
-    out |= {"untrained_all_easier": out[f"untrained_{worst}_easier"],
-            "untrained_all_easier_interval": np.quantile(draws[1] - draws[0], [0.025, 0.975]).tolist()}
-    return out
+    """The lowest AUC of a network's blocks, what training on a mark adds, and which mark is read more easily."""
+    table = pd.DataFrame({key: (p.auc, p.auc_low, p.auc_high) for key, p in probes.items()}).T
+    found: dict[str, Any] = {}
+    for (name, mark), rows in table.groupby(level=[0, 2], sort=False):
+        for what, some in (("all", rows), ("early", rows.iloc[:4])):
+            value, *ends = some.min().tolist()
+            found |= {f"{name}_{what}_{mark}_auc": value, f"{name}_{what}_{mark}_auc_interval": ends}
+        by_luck = [out["_".join((*key, "random_auc"))] for key in rows.index]
+        found[f"{name}_all_{mark}_random_auc"] = float(np.mean(by_luck))
+        if mark in CARRIED.get(name, ()):
+            pair = ((probes[n, "pool", mark], truth[mark]) for n in (name, "no_bias"))
+            found |= auc_less(f"{name}_pool_{mark}_raised", *pair, seed)
+    easier = [auc_less("untrained_all_easier", (p, truth[mark]), (probes[name, block, MARKS[0]], truth[MARKS[0]]), seed)
+              for (name, block, mark), p in probes.items() if (name, mark) == ("untrained", MARKS[1])]
+    return found | min(easier, key=lambda row: row["untrained_all_easier"])
 
 
-def _auc_draws(truth: np.ndarray, score: np.ndarray, seed: int, draws: int = 500) -> np.ndarray:
-    """AUC in patients drawn anew; the same patients for the same seed."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    while len(drawn) < draws:
-        rows = rng.integers(0, len(truth), len(truth))
-        if 0 < truth[rows].sum() < len(rows):
-            drawn.append(_auc(truth[rows], score[rows]))
-    return np.array(drawn)
+def auc_less(name: str, one: tuple[Probe, np.ndarray], other: tuple[Probe, np.ndarray], seed: int,
+             draws: int = 400) -> dict[str, Any]:
+    """AUC of a probe less that of another, each with labels of the same subjects, and its 95% bootstrap interval."""
+    (a, y_a), (b, y_b) = ((p.log_odds, np.asarray(y)) for p, y in (one, other))
+    rng, again = np.random.default_rng(seed), []
+    while len(again) < draws:
+        rows = rng.integers(0, len(a), len(a))
+        if len(set(y_a[rows])) == len(set(y_b[rows])) == 2:
+            again.append(roc_auc_score(y_a[rows], a[rows]) - roc_auc_score(y_b[rows], b[rows]))
+    return {name: float(one[0].auc - other[0].auc), f"{name}_interval": np.quantile(again, [0.025, 0.975]).tolist()}
 
 
-def _auc(truth: np.ndarray, score: np.ndarray) -> float:
-    """The same as scikit-learn's, by ranks, without its checks: a tenth of the time."""
-    positive = truth == 1
-    n = positive.sum()
-    return (stats.rankdata(score)[positive].mean() - (n + 1) / 2) / (len(truth) - n)
+def outputs(network: nn.Module, *cohorts: Cohort) -> tuple[np.ndarray, ...]:
+    """What a network gives for cohorts, nothing in it changed: logits, shape (n, 2) each."""
+    last = networks.block_names(network)[-1]
+    return tuple(run_from(network, last, cohort, lambda output, rows: output) for cohort in cohorts)
 
 
-def _auc_difference(truth, a, b, seed) -> tuple[float, list[float]]:
-    """AUC of one score less that of another for the same patients, with its 95% interval over them."""
-    ends = np.quantile(_auc_draws(truth, a, seed) - _auc_draws(truth, b, seed), [0.025, 0.975])
-    return float(_auc(truth, a) - _auc(truth, b)), ends.tolist()
-
-
-def _along_components(pca: GramPCA, data: Halves, disease: pd.Series, mark: pd.Series, seed: int) -> dict[str, Any]:
-    """The components that tell disease and the mark best in the fitting half, read on the other half."""
-    dominant, best = (int(individual(pca.scores, label, data.fit, data.fit)["auc"].argmax())
-                      for label in (disease, mark))
-    by_disease, by_mark = (individual(pca.scores, label, data.fit, data.score)["auc"] for label in (disease, mark))
-    ratio = margin_ratio(pca.scores[data.score, dominant], disease[data.score], mark[data.score], seed=seed)
-    return {"components": pca.n_components, "best_for_disease": dominant, "best_for_mark": best,
-            "differ": float(dominant != best), "dominant_disease_auc": float(by_disease[dominant]),
-            "dominant_mark_auc": float(by_mark[dominant]), "best_mark_auc": float(by_mark[best]),
-            "cosine": bias_on_disease(pca.scores, disease, mark, data.fit),
-            "margin_ratio": float(ratio["ratio"]), "margin_ratio_interval": [float(ratio["low"]), float(ratio["high"])]}
-
-
-def used(network: nn.Module, block: str, data: Halves, off: Cohort, on: Cohort, mark: str, seed: int,
-         pca: GramPCA | None = None) -> dict[str, Any]:
-    """What a network does with what a block holds of a mark.
+def moves(network: nn.Module, block: str, data: Halves, pair: tuple[Cohort, Cohort], label: Sequence | None = None,
+          pca: GramPCA | None = None, as_is: tuple[np.ndarray, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """How decisions move with a mark, and with interventions on what a block holds of it.
 
     Parameters
     ----------
-    off, on : Cohort
+    pair : tuple of Cohort
         From :func:`twins`.
+    label : sequence, optional
+        Whose direction is taken, for the rows of ``data``: the mark, or random labels as a control.
     pca : GramPCA, optional
         From :func:`components`, where it is there already.
+    as_is : tuple of numpy.ndarray, optional
+        From :func:`outputs` of the pair, where they are there already.
 
     Returns
     -------
-    dict
-        ``<what>_gap``, the change of the share of subjects called sick, with its interval over patients, and
-        ``<what>_tpr_gap`` and ``<what>_fpr_gap``, the same among the sick and among the healthy. ``total``: twins with
-        the mark against twins without. ``carried``: twins without, when only the component of the block's activation
-        along the mark's direction (LEACE, fitted on the fitting half) is taken from the twin with it. ``left``: as
-        total, with that direction erased from both. ``erased``: total less left. ``accuracy_change``: what erasing
-        does to the accuracy on twins without the mark, with its interval.
+    dict of numpy.ndarray, shape (n,)
+        For every subject 1, 0 or -1: called sick after, not before. ``total``: twins with the mark against twins
+        without. ``carried``: twins without, when only the component of the block's activation along the label's
+        direction (LEACE, fitted on the fitting half) is taken from the twin with the mark. ``left``: as total, with
+        that direction erased from both. ``erased``: total less left. ``accuracy_change``: right after that direction
+        is erased, not before, on twins without the mark.
     """
+    off, on = pair
+    as_is = as_is or outputs(network, *pair)
+    eraser = fit_eraser(network, block, data.images, data.table[data.mark] if label is None else label, data.fit,
+                        pca=pca or components(network, data, block))
+    given = {"off": as_is[0], "on": as_is[1], "carried": swap(network, block, off, on, eraser, as_is[0]).after}
+    given |= {f"{name}_erased": erase(network, block, cohort, eraser, before).after
+              for name, cohort, before in zip(("off", "on"), pair, as_is, strict=True)}
+    sick = {name: (log_odds(one) > 0).astype(float) for name, one in given.items()}
+    moved = {"total": sick["on"] - sick["off"], "carried": sick["carried"] - sick["off"],
+             "left": sick["on_erased"] - sick["off_erased"]}
     y = off.table["disease"].to_numpy()
-    eraser = fit_eraser(network, block, data.cohort, data.label(mark), data.fit, keep=KEEP, pca=pca)
-    carried = swap(network, block, off, on, eraser)
-    without, with_mark = erase(network, block, off, eraser), erase(network, block, on, eraser)
-    decided = {name: log_odds(outputs) > 0 for name, outputs in
-               (("off", without.before), ("on", with_mark.before), ("carried", carried.after),
-                ("off_erased", without.after), ("on_erased", with_mark.after))}
-    out: dict[str, Any] = {}
-    step = {what: decided[one].astype(float) - decided[other] for what, one, other in
-            (("total", "on", "off"), ("carried", "carried", "off"), ("left", "on_erased", "off_erased"))}
-    step["erased"] = step["total"] - step["left"]
-    for what, moved in step.items():
-        out |= {f"{what}_tpr_gap": float(moved[y == 1].mean()), f"{what}_fpr_gap": float(moved[y == 0].mean())}
-        out |= with_interval(f"{what}_gap", moved, seed)
-    right = (decided["off_erased"] == y).astype(float) - (decided["off"] == y)
-    return out | with_interval("accuracy_change", right, seed)
+    return moved | {"erased": moved["total"] - moved["left"],
+                    "accuracy_change": (sick["off_erased"] == y).astype(float) - (sick["off"] == y)}
 
 
-def with_interval(name: str, values: np.ndarray, seed: int) -> dict[str, Any]:
-    """A mean over patients, and its 95% interval under ``<name>_interval``."""
-    return {name: float(values.mean()), f"{name}_interval": patient_bootstrap(values, seed).tolist()}
+def summary(moved: Mapping[str, np.ndarray], subjects: Cohort, seed: int) -> dict[str, Any]:
+    """Means of :func:`moves`: ``<what>_gap`` with intervals over patients, ``<what>_tpr_gap``, ``<what>_fpr_gap``.
+
+    ``carried_size`` is the share that the swap moves, up or down.
+    """
+    y = subjects.table["disease"].to_numpy()
+    out = with_intervals({what if what == "accuracy_change" else f"{what}_gap": part for what, part in moved.items()},
+                         seed)
+    for what in ("total", "carried", "left", "erased"):
+        out |= {f"{what}_{rate}_gap": float(moved[what][y == value].mean()) for rate, value in (("tpr", 1), ("fpr", 0))}
+    return out | {"carried_size": abs(out["carried_gap"])}
 
 
 # ---------------------------------------------------------------------- audit
 def in_sample(settings: Mapping[str, Any], seed: int, network: nn.Module | None = None) -> dict[str, Any]:
     """The published probe, fitted and scored on the same confounded images, and the same probe on other patients.
 
-    Other patients: five folds, each with the components of its fitting patients.
+    Five folds, each with the components of its fitting patients.
+
     Settings: ``p``, ``n_train``, ``n_published`` (images; 1,074 in the paper), ``shape``, ``recipe``. Results are
-    called ``<block>_<label>_in_sample``, ``..._held_out`` (both accuracy) and ``..._optimism``, their difference;
-    ``key_floor_accuracy`` and ``key_floor_auc`` say how well the disease alone tells the mark in such images. The
-    network is that of the design unless one is given.
+    called ``<block>_<label>_in_sample`` (the published form, all images), ``..._fitted`` and ``..._held_out`` (means
+    over folds, of the patients that were fitted on and of the others), all accuracies, and ``..._optimism``, fitted
+    less held out; ``<block>_components`` how many were kept of all images. ``pool_<k>_<label>_in_sample``: the
+    published form for component k alone. Along the component that tells disease best in the fitting patients, AUC and
+    accuracy for the mark in the others: ``floor_auc``, ``floor_accuracy``, and within each class of disease
+    ``floor_within_auc``. ``key_wanted_floor_...``: the same of a perfect reader of disease who never saw the mark,
+    ``key_rewarded_floor_...`` of one who takes the shortcut. The network is that of the design unless one is given.
     """
-    design: Scenario = preset("far", settings["p"])
-    network = train(design, settings, seed).eval() if network is None else network
-    cohort = simulate.brain(design, settings["n_published"], cohort_seed(seed, READING), tuple(settings["shape"]))
-    every = np.arange(len(cohort))
-    folds = list(StratifiedKFold(5, shuffle=True, random_state=seed).split(every, cohort.table["disease"]))
-    labels = {name: cohort.table[name].reset_index(drop=True) for name in ("disease", "morphology")}
-    labels["random"] = pd.Series(random_labels(labels["morphology"], seed=seed), name="random")
-    floor = answer_key.solve(design).rewarded.same.probe_floors.loc["morphology"]
-    out: dict[str, Any] = {"key_floor_accuracy": float(floor["accuracy"]), "key_floor_auc": float(floor["auc"])}
+    scenario = design(MARKS[:1], settings["p"])
+    network = train(scenario, settings, seed).eval() if network is None else network
+    cohort = simulate.brain(scenario, settings["n_published"], cohort_seed(seed, READING), tuple(settings["shape"]))
+    every, disease, mark = np.arange(len(cohort)), cohort.table["disease"], cohort.table["morphology"]
+    folds = list(StratifiedKFold(5, shuffle=True, random_state=seed).split(every, disease))
+    labels = {"disease": disease, "morphology": mark, "random": pd.Series(random_labels(mark, seed=seed))}
+    key = answer_key.solve(scenario)
+    out: dict[str, Any] = {f"key_{name}_floor_{what}": float(line.same.probe_floors.loc["morphology", what])
+                           for name, line in (("wanted", key.wanted), ("rewarded", key.rewarded))
+                           for what in ("accuracy", "auc")}
     for block in networks.block_names(network):
         site = Activations(network, cohort, block)
         products, out[f"{block}_features"] = gram(site), site.shape[1]
         whole, parts = GramPCA.fit(products, every), [GramPCA.fit(products, fit) for fit, _ in folds]
+        out[f"{block}_components"] = whole.n_components
         for label, values in labels.items():
-            same = aggregate(whole.scores, values, every, every)["accuracy"]
-            other = np.mean([aggregate(pca.scores, values, *rows)["accuracy"]
-                             for pca, rows in zip(parts, folds, strict=True)])
-            out |= {f"{block}_{label}_in_sample": float(same), f"{block}_{label}_held_out": float(other),
-                    f"{block}_{label}_optimism": float(same - other)}
-    pca, (fit, score) = parts[0], folds[0]
-    best = int(individual(pca.scores, labels["disease"], fit, fit)["auc"].argmax())
-    told = roc_auc_score(labels["morphology"][score], pca.scores[score, best])
-    out["floor_auc"] = float(max(told, 1 - told))
-    return out
+            fitted, held_out = np.mean([[aggregate(pca.scores, values, fit, rows)["accuracy"] for rows in (fit, score)]
+                                        for pca, (fit, score) in zip(parts, folds, strict=True)], axis=0)
+            out |= {f"{block}_{label}_in_sample": float(aggregate(whole.scores, values, every, every)["accuracy"]),
+                    f"{block}_{label}_fitted": float(fitted), f"{block}_{label}_held_out": float(held_out),
+                    f"{block}_{label}_optimism": float(fitted - held_out)}
+    for label in ("disease", "morphology"):
+        alone = individual(whole.scores[:, :3], labels[label], every, every)["accuracy"]
+        out |= {f"pool_{k}_{label}_in_sample": float(accuracy) for k, accuracy in alone.items()}
+    floors = [_along_disease(pca, disease, mark, *rows) for pca, rows in zip(parts, folds, strict=True)]
+    return out | {name: float(np.mean([row[name] for row in floors])) for name in floors[0]}
+
+
+def _along_disease(pca: GramPCA, disease: pd.Series, mark: pd.Series, fit: np.ndarray,
+                   score: np.ndarray) -> dict[str, float]:
+    """How well the component that tells disease best tells a mark: in other patients, and in each class of them."""
+    best = individual(pca.scores, disease, fit, fit)["auc"].argmax()
+    up = np.sign(np.corrcoef(pca.scores[fit, best], mark[fit])[0, 1])  # the side of the mark, from the fitting patients
+    read = up * pca.scores[:, best]
+    classes = [score[disease[score] == value] for value in (0, 1)]
+    return {"floor_auc": roc_auc_score(mark[score], read[score]),
+            "floor_accuracy": individual(pca.scores[:, [best]], mark, fit, score)["accuracy"].iloc[0],
+            "floor_within_auc": np.mean([roc_auc_score(mark[rows], read[rows]) for rows in classes])}
