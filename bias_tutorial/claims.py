@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -170,15 +170,8 @@ class Verdict:
     holds: bool | None
     values: tuple[float, ...]
 
-    @property
-    def min(self) -> float:
-        """Smallest value over seeds."""
-        return min(self.values)
-
-    @property
-    def max(self) -> float:
-        """Largest value over seeds."""
-        return max(self.values)
+    min = property(lambda self: min(self.values), doc="Smallest value over seeds.")
+    max = property(lambda self: max(self.values), doc="Largest value over seeds.")
 
     def sentence(self) -> str:
         """For example 'holds in 10 of 10 seeds; mean 0.023, 95% interval 0.021 to 0.025'."""
@@ -305,12 +298,19 @@ class Summary:
         return "\n".join([*lines, f"Repeat these runs: make claims CHAPTER={self.chapter}"])
 
     def _repr_html_(self) -> str:
-        left = 'style="text-align:left;font-weight:normal"'
-        rows = "".join(f'<tr><th scope="row" {left}>{html.escape(v.claim.statement)}</th>'
-                       f'<td {left}>{html.escape(v.sentence())}</td></tr>' for v in self.verdicts)
-        return ('<table><caption>Does it hold? Repeat these runs with <code>make claims CHAPTER='
-                f'{self.chapter}</code></caption><thead><tr><th scope="col">Claim</th><th scope="col">What the stored '
-                f'runs say</th></tr></thead><tbody>{rows}</tbody></table>')
+        others = [v for v in self.verdicts if v.claim.kind == "estimate"]
+        again = f"Does it hold? Repeat these runs with <code>make claims CHAPTER={self.chapter}</code>"
+        folded = (f"<details><summary>Estimates, reported and not judged: {len(others)}</summary>"
+                  f"{_table('Estimates', others)}</details>") if others else ""
+        return _table(again, [v for v in self.verdicts if v not in others]) + folded
+
+
+def _table(caption: str, verdicts: Sequence[Verdict]) -> str:
+    left = 'style="text-align:left;font-weight:normal"'
+    rows = "".join(f'<tr><th scope="row" {left}>{html.escape(v.claim.statement)}</th>'
+                   f"<td {left}>{html.escape(v.sentence())}</td></tr>" for v in verdicts)
+    head = '<tr><th scope="col">Claim</th><th scope="col">What the stored runs say</th></tr>'
+    return f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
 def does_it_hold(chapter: str) -> Summary:
@@ -354,8 +354,7 @@ def recorded(notebook: str | os.PathLike | Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for cell in read_notebook(notebook)["cells"]:
         for output in cell.get("outputs", ()):
-            entry = output.get("data", {}).get(MIME)
-            if entry:
+            if entry := output.get("data", {}).get(MIME):
                 demand(entry["name"] not in found, "recorded results", f"'{entry['name']}' is recorded twice")
                 found[entry["name"]] = entry["value"]
     return found

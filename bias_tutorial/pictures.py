@@ -23,8 +23,8 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], differences:
 
     Parameters
     ----------
-    images : sequence of arrays, shape (H, W)
-        Grey values in [0, 1]; row 0 is drawn at the top.
+    images : sequence of arrays, shape (H, W) or (H, W, 3)
+        Grey values or RGB in [0, 1]; row 0 is drawn at the top.
     titles : sequence of str
         One per image, drawn above it and used in the text.
     differences : sequence of arrays or None, optional
@@ -46,7 +46,7 @@ def image_grid(images: Sequence[np.ndarray], titles: Sequence[str], differences:
     differences = [None] * len(images) if differences is None else [None if d is None else np.asarray(d, float)
                                                                    for d in differences]
     for image, d, title in zip(images, differences, titles, strict=True):
-        if d is not None and d.shape != image.shape:
+        if d is not None and (d.shape != image.shape or d.ndim != 2):
             raise ValueError(f"difference of '{title}' has shape {d.shape}, expected {image.shape}")
     shown = [d for d in differences if d is not None]
     scale = max((float(np.abs(d).max()) for d in shown), default=0.0) or 1.0
@@ -205,8 +205,8 @@ def heatmaps(tables: Mapping[str, Any], xlabel: str, ylabel: str, low: float, hi
 
 def _slice(image, name: str) -> np.ndarray:
     image = np.asarray(image, dtype=float)
-    if image.ndim != 2 or not np.isfinite(image).all():
-        raise ValueError(f"image '{name}' needs shape (H, W) and finite values, got shape {image.shape}")
+    if not (image.ndim == 2 or image.ndim == 3 and image.shape[2] == 3) or not np.isfinite(image).all():
+        raise ValueError(f"image '{name}' needs shape (H, W) or (H, W, 3) and finite values, got shape {image.shape}")
     return image
 
 

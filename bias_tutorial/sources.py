@@ -59,6 +59,7 @@ KEY: dict[str, Callable] = {
     "solve": _solve,
     "curve": _curve,
     "marks": answer_key.marks_on_one_class,
+    "tumours": answer_key.one_sided,
     "independence": answer_key.marginal_independence,
     "margin": answer_key.margin_ratio,
     "design": lambda preset="near", p=0.7: scenario.preset(preset, p),

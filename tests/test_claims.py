@@ -145,6 +145,7 @@ def test_runs_are_stored_shown_repeated_and_compared(stored, capsys):
     assert [(row["seed"], row["settings"]["mean"]) for row in rows] == [*((s, 0.2) for s in range(10)), (0, 0.1)]
     page = claims.does_it_hold("01")
     assert "A &lt;gap&gt;" in page._repr_html_() and "holds in 10 of 10 seeds" in page._repr_html_()
+    assert "<details>" not in page._repr_html_()  # nothing but a claim
     assert "holds in 10 of 10" in repr(page) and len(claims.stored_runs("01", "gap")) == 10
     assert claims_checks.main(["run", "01", "--workers", "1"]) == 0
     assert claims_checks.main(["run", "01", "--workers", "1", "--seeds", "900:902"]) == 0
@@ -163,6 +164,16 @@ def test_runs_are_stored_shown_repeated_and_compared(stored, capsys):
     assert "pilot" in capsys.readouterr().err
     assert claims_checks.main(["run", "07"]) == 1
     assert "chapter '07' has no claims file; there are: 01" in capsys.readouterr().err
+
+
+def test_estimates_are_folded_below_the_claims(stored):
+    estimate = {k: v for k, v in BASE.items() if k not in ("comparison", "null", "margin")}
+    entries = [BASE, {**estimate, "id": "size", "kind": "estimate", "statement": "How large"}]
+    (stored / "01_claims.yml").write_text(yaml.safe_dump({"claims": entries}))
+    assert claims_checks.main(["run", "01", "--workers", "1", "--update"]) == 0
+    shown, folded = claims.does_it_hold("01")._repr_html_().split("<details>")
+    assert BASE["statement"] in shown and "How large" not in shown
+    assert "judged: 1</summary>" in folded and "How large" in folded and "How large" in repr(claims.does_it_hold("01"))
 
 
 def test_a_verdict_that_changes_is_red(stored, capsys):

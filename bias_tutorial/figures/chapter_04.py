@@ -1,0 +1,134 @@
+"""Figures, tables and the explorer of chapter 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from .. import answer_key, claims, explore, pictures, plotting
+from ..answer_key.one_sided import KINDS
+from ..cohort import Cohort
+from ..studies import chapter_04
+from .stored import over_seeds
+
+ARMS = {"plain": "plain", "groups": "plain, epoch by groups", "lnl": "Learning Not to Learn",
+        "reversal": "reversal alone", "conditional": "reversal, told the class",
+        "unlearning": "adversarial unlearning", "reweighing": "reweighing", "balanced": "balanced batches",
+        "group_models": "group models", "grey": "grey input"}
+"""Names of the stored runs' arms in figures and tables."""
+
+PUBLISHED_DIGITS = pd.DataFrame({"plain": [.4055, .4813, .5996, .6626, .7333, .7973, .8450],
+                                 "grey": [.8374, .8751, .8996, .9166, .9325, .9472, .9596],
+                                 "lnl": [.8185, .8854, .9137, .9306, .9406, .9555, .9618]},
+                                index=[.020, .025, .030, .035, .040, .045, .050])
+"""Accuracy on coloured MNIST by the variance of the colour (Kim et al., CVPR 2019)."""
+
+GAPS = {ARMS[name]: f"g_{name}_gap" for name in
+        ("plain", "lnl", "reversal", "conditional", "unlearning", "group_models", "balanced", "reweighing")}
+"""Claims that hold the gaps of all arms on brains."""
+
+CLEAN = {"plain, no lines": "a_clean", "plain, .7": "a_70", "LNL, .7": "b_70_accuracy", "plain, .9": "a_90",
+         "epoch by groups, .9": "b_90_groups", "LNL, .9": "b_90_accuracy", "reversal, .9": "b_90_reversal",
+         "told the class, .9": "b_90_conditional", "plain, 1": "a_100", "LNL, 1": "o_accuracy"}
+"""Claims that hold accuracy on clean scans, by arm and rho."""
+
+
+def marked_scans(clean: Cohort, lined: Cohort) -> plotting.Figure:
+    """A scan of each kind as it is, and with the red line."""
+    rows = clean.table.reset_index(drop=True).groupby("kind").head(1).index
+    images = [np.moveaxis(cohort.batch([row])[0], 0, -1) for cohort in (clean, lined) for row in rows]
+    titles = [f"{clean.table['kind'].iloc[row]}{end}" for end in ("", ", line") for row in rows]
+    return pictures.image_grid(images, titles, what="Simulated scans, without and with the red line")
+
+
+def _runs(name: str, what: str = "accuracy") -> dict[float, pd.Series]:
+    """A result of an arm in the stored runs on tumour scans, by rho."""
+    found = {}
+    for claim in ("a_clean", "a_70"):
+        runs = claims.stored_runs("04", claim)
+        for rho in (0.0, 0.7, 0.9, 1.0):
+            if (column := f"r{round(100 * rho)}_{name}_{what}") in runs:
+                found.setdefault(rho, runs[column])
+    return dict(sorted(found.items()))
+
+
+def accuracy_over_rho(names: Sequence[str] = ("plain", "lnl")) -> plotting.Figure:
+    """Stored runs: accuracy on clean scans over rho, beside the key at perfect sight and at the network's own."""
+    rhos = np.append(np.linspace(0, 0.98, 50), 1.0)
+    own = chapter_04.separation(_runs("plain")[0.0].mean(), KINDS)
+    series = [plotting.Series(label, rhos, answer_key.one_sided(rhos, separation=apart)["mean"])
+              for label, apart in (("key", 2.0), ("key at the network's sight", own))]
+    for name in names:
+        runs = _runs(name)
+        series.append(over_seeds(ARMS[name], list(runs), list(runs.values())))
+    return plotting.lines(series, "rho: share of gliomas with a line in training", "accuracy on clean scans",
+                          legend=True)
+
+
+def marks_explorer() -> explore.Output:
+    """Choose method, lambda and rho: what networks did in the stored runs on small scans, means over seeds."""
+    claim, runs = claims.find_claim("04", "x_plain"), claims.stored_runs("04", "x_plain")
+    rhos = [rho for rho in claim.settings["rhos"] if rho]
+    arms = {"plain": "plain", "adversary": "lnl", "adversary, told the class": "told"}
+    weights = {"0": "0", ".01": "1", ".1": "10"}
+    keys = plotting.Series("key", rhos, answer_key.one_sided(rhos)["mean"])
+
+    def frame(method: str, weight: str, rho: float) -> explore.Frame:
+        arm = arms[method] + ("" if method == "plain" else weights[weight])
+        values = {shown: runs[f"r{round(100 * rho)}_{arm}_{name}"].mean() for shown, name in
+                  (("accuracy, clean scans", "accuracy"), ("accuracy, clean gliomas", "glioma_accuracy"),
+                   ("called glioma for a line", "drawn"), ("fresh probe for the line, AUC", "mark_auc"))}
+        network = over_seeds("network", rhos, [runs[f"r{round(100 * at)}_{arm}_accuracy"] for at in rhos])
+        return explore.Frame({name: float(value) for name, value in values.items()} | {"seeds": len(runs)},
+                             plotting.lines([keys, network], "rho", "accuracy, clean scans", mark=rho, ylim=(0.3, 0.8)))
+
+    return explore.explorer("Methods in the stored runs", {"method": list(arms), "weight": list(weights), "rho": rhos},
+                            frame, {"method": "adversary", "weight": ".01", "rho": 0.9},
+                            {"method": "method (mu = .1)", "weight": "lambda, weight of the entropy",
+                             "rho": "rho, share of gliomas with a line"})
+
+
+def methods_table() -> pd.DataFrame:
+    """Stored runs on brains: every arm's gap, accuracies and fresh probes, means over seeds."""
+    runs = claims.stored_runs("04", "g_plain_gap")
+    columns = {"gap": "gap", "same distribution": "same", "decorrelated": "decorrelated", "worst group": "worst",
+               "adversary": "adversary_accuracy", "probe: bias": "bias_accuracy", "probe: disease": "disease_accuracy"}
+    rows = {label: {title: runs[f"{claim[2:-4]}_{name}"].mean() if f"{claim[2:-4]}_{name}" in runs else np.nan
+                    for title, name in columns.items()} for label, claim in GAPS.items()}
+    return pd.DataFrame(rows).T.round(3)
+
+
+def digits_beside_published() -> pd.DataFrame:
+    """Accuracy on digits of random colour by variance of the colour: published on MNIST, ours on small digits."""
+    runs = claims.stored_runs("04", "d_rise")
+    ours = pd.DataFrame({name: [runs[f"v{round(1000 * v)}_{name}_accuracy"].mean() for v in PUBLISHED_DIGITS.index]
+                         for name in PUBLISHED_DIGITS}, index=PUBLISHED_DIGITS.index)
+    both = pd.concat({"published": PUBLISHED_DIGITS, "ours": ours}, axis=1).rename_axis("variance")
+    return both.rename(columns={"lnl": "LNL"}).round(3)
+
+
+def methods_map() -> plotting.Figure:
+    """Stored runs of the map: change of accuracy on decorrelated images against plain training."""
+    worlds = {"intensity, everywhere": "w_intensity", "intensity, one side": "w_receive_field", "shape": "w_far"}
+    names = ("lnl", "reversal", "conditional", "unlearning", "group_models", "balanced", "reweighing")
+    rows = {}
+    for label, claim in worlds.items():
+        runs = claims.stored_runs("04", claim)
+        rows[label] = {ARMS[name]: runs[f"{name}_decorrelated_change"].mean() for name in names}
+    return pd.DataFrame(rows).round(3)
+
+
+def audits_table() -> pd.DataFrame:
+    """Stored runs: what each fault reports, and what is so; means over seeds."""
+    runs = claims.stored_runs("04", "u_slices")
+    rows = {"slices of trained patients": ("slices_own", "slices_other"),
+            "epoch chosen on the test set": ("epoch_reported", "epoch_honest"),
+            "batch norm in training mode": ("batch_norm_wrong", "batch_norm_right"),
+            "adversary not trained: its accuracy, a fresh probe's": ("frozen_adversary_accuracy",
+                                                                     "frozen_mark_accuracy"),
+            "adversary trained: its accuracy, a fresh probe's": ("trained_adversary_accuracy",
+                                                                 "trained_mark_accuracy")}
+    return pd.DataFrame({label: {"with the fault": runs[a].mean(), "without": runs[b].mean()}
+                         for label, (a, b) in rows.items()}).T.round(3)
