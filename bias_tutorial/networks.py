@@ -62,6 +62,53 @@ class CNN(nn.Module):
         return self.head(self.dropout(self.pool(features)))
 
 
+class MLP(nn.Module):
+    """Fully connected layers with ReLU and dropout over a vector of features: ``block1``, ``block2``, ..., ``head``.
+
+    Parameters
+    ----------
+    features : int
+        Length of an input vector.
+    widths : tuple of int
+        Outputs of each block.
+    scores : int
+        Outputs of the last layer.
+    dropout : float
+        Share of a block's outputs dropped in training.
+    """
+
+    def __init__(self, features: int, widths: tuple[int, ...], scores: int, dropout: float = 0.3):
+        super().__init__()
+        for number, (before, after) in enumerate(zip((features, *widths), widths, strict=False), start=1):
+            layers = nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)
+            self.add_module(f"block{number}", nn.Sequential(*layers))
+        self.head = nn.Linear(widths[-1], scores)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Scores (logits), shape ``(n, scores)``, of vectors ``(n, features)``."""
+        for name in block_names(self):
+            features = getattr(self, name)(features)
+        return self.head(features)
+
+
+def embedding_mlp(features: int = 1376, findings: int = 14, seed: int = 0) -> MLP:
+    """The network of BiasCXR for embeddings of chest radiographs: 512 and 256 units, ReLU, dropout .3.
+
+    Form as described in Ahmadnejad Roudsari 2025; its code, github.com/aahmadnejad/BiasCXR, adds batch norm and feeds
+    the demographics in, which is not done here.
+
+    Parameters
+    ----------
+    features, findings : int
+        Length of an embedding; findings, one score each.
+    seed : int
+        Of the first weights; torch's own random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        return MLP(features, (512, 256), findings)
+
+
 def build(architecture: str = "modern", dimensions: int = 2, channels: int = 1, classes: int = 2,
           seed: int = 0) -> nn.Module:
     """Make a network by name.

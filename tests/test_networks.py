@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bias_tutorial import networks
-from bias_tutorial.networks import CNN, block_names, build
+from bias_tutorial.networks import CNN, block_names, build, embedding_mlp
 
 OURS = ("block1", "block2", "block3", "block4", "block5", "pool")
 RESNET = ("layer1", "layer2", "layer3", "layer4", "avgpool")
@@ -113,3 +113,18 @@ def test_a_network_without_blocks_is_told_what_it_has():
         block_names(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
     with pytest.raises(ValueError, match=r"Linear has no children called block or layer; it has \[\]"):
         block_names(nn.Linear(4, 2))
+
+
+def test_the_published_network_for_embeddings():
+    state = torch.random.get_rng_state()
+    network = embedding_mlp(seed=3).eval()
+    assert [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)] == [
+        (1376, 512), (512, 256), (256, 14)]
+    assert block_names(network) == ("block1", "block2")
+    assert [type(layer).__name__ for layer in network.block2] == ["Linear", "ReLU", "Dropout"]
+    assert network.block1[2].p == network.block2[2].p == 0.3
+    assert network(torch.zeros(2, 1376)).shape == (2, 14)
+    assert same(weights(network), weights(embedding_mlp(seed=3)))
+    assert not same(weights(network), weights(embedding_mlp(seed=4)))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert embedding_mlp(128, 3).eval()(torch.zeros(1, 128)).shape == (1, 3)
