@@ -69,8 +69,8 @@ guards: $(READY)  ## plant each fault we guard against in a copy and demand that
 claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 SEEDS=0:10; FULL=1: the long ones too)
 	@.venv/bin/python -m bias_tutorial.claims run $(or $(CHAPTER),all) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FULL),--full)
 
-bench: $(READY) $(BENCH)  ## measure speed: the simulator against SimpleITK and ANTs (0.9 GB), training, sweeps, components, Learning Not to Learn
-	@failed=0; for part in benchmarks benchmarks.training benchmarks.sweep benchmarks.pca benchmarks.lnl; do .venv/bin/python -m $$part || failed=1; done; exit $$failed
+bench: $(READY) $(BENCH)  ## measure speed: the simulator against SimpleITK and ANTs (0.9 GB), training, sweeps, components, Learning Not to Learn, resampling
+	@failed=0; for part in benchmarks benchmarks.training benchmarks.sweep benchmarks.pca benchmarks.lnl benchmarks.resampling; do .venv/bin/python -m $$part || failed=1; done; exit $$failed
 
 $(BENCH): benchmarks/requirements.txt
 	@echo 'Installing the reference into .venv-bench ...'
