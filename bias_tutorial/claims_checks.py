@@ -23,6 +23,7 @@ from scipy import stats
 
 from .claims import Claim, chapters, find_claim, is_number, load_claims, show, verdict
 from .experiments import PILOT_SEEDS, Store, check_seeds, code_digest, run_once, seed_range, sweep
+from .simulate.brain import torch_threads
 
 FAMILY_WISE = 0.01  # chance that any live number of the whole book falls outside its prediction interval
 WORK = Path("build") / "claims"  # where repeated runs are kept, below the current folder; not under version control
@@ -150,7 +151,8 @@ def repeat_short(chapter: str) -> list[str]:
                             "--update")
             continue
         if claim.short_key not in now:
-            now[claim.short_key] = run_once(claim.measure, claim.short["settings"], claim.short["seed"])["results"]
+            with torch_threads(1):  # a few small networks: their sums may not depend on how many cores there are
+                now[claim.short_key] = run_once(claim.measure, claim.short["settings"], claim.short["seed"])["results"]
         new, old = (results.get(claim.quantity) for results in (now[claim.short_key], stored))
         if not is_number(new) or not is_number(old) or abs(new - old) > claim.short["tolerance"]:
             problems.append(f"{where}: the short run gives {claim.quantity} = {new}, stored {old}, "
@@ -161,9 +163,10 @@ def repeat_short(chapter: str) -> list[str]:
 def store_short(chapter: str, folder: str | os.PathLike = WORK) -> None:
     """Store the short runs of a chapter, which every test repeats, and whatever else was run again in ``folder``."""
     claims = load_claims(chapter)
-    for claim in claims:
-        sweep(claim.short["settings"], claim.measure, _working(claim.measure, folder, chapter), [claim.short["seed"]],
-              workers=1, progress=False)
+    with torch_threads(1):
+        for claim in claims:
+            sweep(claim.short["settings"], claim.measure, _working(claim.measure, folder, chapter),
+                  [claim.short["seed"]], workers=1, progress=False)
     _store(claims, Path(folder))
 
 
