@@ -16,7 +16,7 @@ from .stored import over_seeds
 ARMS = {"plain": "plain", "groups": "plain, epoch by groups", "lnl": "Learning Not to Learn",
         "reversal": "reversal alone", "conditional": "reversal, told the class",
         "unlearning": "adversarial unlearning", "reweighing": "reweighing", "balanced": "balanced batches",
-        "group_models": "group models", "grey": "grey input"}
+        "group_models": "group models", "grey": "grey input", "longer": "plain training twice as long"}
 """Names of the stored runs' arms in figures and tables."""
 
 PUBLISHED_DIGITS = pd.DataFrame({"plain": [.4055, .4813, .5996, .6626, .7333, .7973, .8450],
@@ -26,7 +26,8 @@ PUBLISHED_DIGITS = pd.DataFrame({"plain": [.4055, .4813, .5996, .6626, .7333, .7
 """Accuracy on coloured MNIST by the variance of the colour (Kim et al., CVPR 2019)."""
 
 GAPS = {ARMS[name]: f"g_{name}_gap" for name in
-        ("plain", "lnl", "reversal", "conditional", "unlearning", "group_models", "balanced", "reweighing")}
+        ("plain", "longer", "groups", "lnl", "reversal", "conditional", "unlearning", "group_models", "balanced",
+         "reweighing")}
 """Claims that hold the gaps of all arms on brains."""
 
 CLEAN = {"plain, no lines": "a_clean", "plain, .7": "a_70", "LNL, .7": "b_70_accuracy", "plain, .9": "a_90",
@@ -40,7 +41,8 @@ def marked_scans(clean: Cohort, lined: Cohort) -> plotting.Figure:
     rows = clean.table.reset_index(drop=True).groupby("kind").head(1).index
     images = [np.moveaxis(cohort.batch([row])[0], 0, -1) for cohort in (clean, lined) for row in rows]
     titles = [f"{clean.table['kind'].iloc[row]}{end}" for end in ("", ", line") for row in rows]
-    return pictures.image_grid(images, titles, what="Simulated scans, without and with the red line")
+    return pictures.image_grid(images, titles, what="Simulated scans of each kind, as they are and "
+                               "with a red dashed line along the lesion and its length")
 
 
 def _runs(name: str, what: str = "accuracy") -> dict[float, pd.Series]:
@@ -68,26 +70,27 @@ def accuracy_over_rho(names: Sequence[str] = ("plain", "lnl")) -> plotting.Figur
 
 
 def marks_explorer() -> explore.Output:
-    """Choose method, lambda and rho: what networks did in the stored runs on small scans, means over seeds."""
-    claim, runs = claims.find_claim("04", "x_plain"), claims.stored_runs("04", "x_plain")
-    rhos = [rho for rho in claim.settings["rhos"] if rho]
-    arms = {"plain": "plain", "adversary": "lnl", "adversary, told the class": "told"}
-    weights = {"0": "0", ".01": "1", ".1": "10"}
-    keys = plotting.Series("key", rhos, answer_key.one_sided(rhos)["mean"])
+    """Choose method and rho: what networks did in the stored runs, means over seeds."""
+    names = {ARMS[name]: name for name in ("plain", "lnl")}
+    found = {(label, what): _runs(name, what) for label, name in names.items()
+             for what in ("accuracy", "glioma_accuracy", "drawn", "mark_auc")}
+    rhos = [rho for rho in _runs("lnl") if rho]
+    curve = np.append(np.linspace(0.5, 0.98, 25), 1.0)
+    keys = plotting.Series("key", curve, answer_key.one_sided(curve)["mean"])
 
-    def frame(method: str, weight: str, rho: float) -> explore.Frame:
-        arm = arms[method] + ("" if method == "plain" else weights[weight])
-        values = {shown: runs[f"r{round(100 * rho)}_{arm}_{name}"].mean() for shown, name in
-                  (("accuracy, clean scans", "accuracy"), ("accuracy, clean gliomas", "glioma_accuracy"),
-                   ("called glioma for a line", "drawn"), ("fresh probe for the line, AUC", "mark_auc"))}
-        network = over_seeds("network", rhos, [runs[f"r{round(100 * at)}_{arm}_accuracy"] for at in rhos])
-        return explore.Frame({name: float(value) for name, value in values.items()} | {"seeds": len(runs)},
-                             plotting.lines([keys, network], "rho", "accuracy, clean scans", mark=rho, ylim=(0.3, 0.8)))
+    def frame(method: str, rho: float) -> explore.Frame:
+        accuracy = found[method, "accuracy"]
+        values = {"accuracy, clean scans": accuracy[rho].mean(), "smallest of all seeds": accuracy[rho].min(),
+                  "largest of all seeds": accuracy[rho].max(),
+                  "accuracy, clean gliomas": found[method, "glioma_accuracy"][rho].mean(),
+                  "called glioma for a line": found[method, "drawn"][rho].mean(),
+                  "fresh probe for the line, AUC": found[method, "mark_auc"][rho].mean()}
+        network = over_seeds("network", rhos, [accuracy[at] for at in rhos])
+        return explore.Frame({name: float(value) for name, value in values.items()} | {"seeds": len(accuracy[rho])},
+                             plotting.lines([keys, network], "rho", "accuracy, clean scans", mark=rho, ylim=(0.4, 0.8)))
 
-    return explore.explorer("Methods in the stored runs", {"method": list(arms), "weight": list(weights), "rho": rhos},
-                            frame, {"method": "adversary", "weight": ".01", "rho": 0.9},
-                            {"method": "method (mu = .1)", "weight": "lambda, weight of the entropy",
-                             "rho": "rho, share of gliomas with a line"})
+    return explore.explorer("Networks in the stored runs", {"method": list(names), "rho": rhos}, frame,
+                            {"method": ARMS["lnl"], "rho": 0.9}, {"rho": "rho, share of gliomas with a line"})
 
 
 def methods_table() -> pd.DataFrame:
@@ -109,26 +112,13 @@ def digits_beside_published() -> pd.DataFrame:
     return both.rename(columns={"lnl": "LNL"}).round(3)
 
 
-def methods_map() -> plotting.Figure:
-    """Stored runs of the map: change of accuracy on decorrelated images against plain training."""
-    worlds = {"intensity, everywhere": "w_intensity", "intensity, one side": "w_receive_field", "shape": "w_far"}
-    names = ("lnl", "reversal", "conditional", "unlearning", "group_models", "balanced", "reweighing")
-    rows = {}
-    for label, claim in worlds.items():
-        runs = claims.stored_runs("04", claim)
-        rows[label] = {ARMS[name]: runs[f"{name}_decorrelated_change"].mean() for name in names}
-    return pd.DataFrame(rows).round(3)
-
-
 def audits_table() -> pd.DataFrame:
-    """Stored runs: what each fault reports, and what is so; means over seeds."""
+    """Stored runs: accuracies with each fault, and with the fault mended; means over seeds."""
     runs = claims.stored_runs("04", "u_slices")
-    rows = {"slices of trained patients": ("slices_own", "slices_other"),
-            "epoch chosen on the test set": ("epoch_reported", "epoch_honest"),
-            "batch norm in training mode": ("batch_norm_wrong", "batch_norm_right"),
-            "adversary not trained: its accuracy, a fresh probe's": ("frozen_adversary_accuracy",
-                                                                     "frozen_mark_accuracy"),
-            "adversary trained: its accuracy, a fresh probe's": ("trained_adversary_accuracy",
-                                                                 "trained_mark_accuracy")}
-    return pd.DataFrame({label: {"with the fault": runs[a].mean(), "without": runs[b].mean()}
+    rows = {"slices of trained patients, of others": ("slices_own", "slices_other"),
+            "epoch by the test set, by validation": ("epoch_reported", "epoch_honest"),
+            "batch norm in training mode, evaluation mode": ("batch_norm_wrong", "batch_norm_right"),
+            "adversary frozen, trained: its own accuracy": ("frozen_adversary_accuracy", "trained_adversary_accuracy"),
+            "the same: a fresh probe's": ("frozen_mark_accuracy", "trained_mark_accuracy")}
+    return pd.DataFrame({label: {"with the fault": runs[a].mean(), "mended": runs[b].mean()}
                          for label, (a, b) in rows.items()}).T.round(3)

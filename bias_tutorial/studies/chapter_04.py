@@ -100,20 +100,28 @@ def fresh_probe(network: nn.Module, block: str, cohort: Cohort, label: Sequence,
 
 
 @torch.inference_mode()
-def adversary_accuracy(trained: Trained, cohort: Cohort, target: str, label: Sequence) -> float:
-    """Balanced accuracy of the bias predictor that was trained along, on the second half of a cohort.
-
-    The same images, and the same features, as a fresh probe is scored on.
-    """
-    score = np.array_split(np.arange(len(cohort)), 2)[1]
+def adversary_log_odds(trained: Trained, cohort: Cohort, target: str) -> np.ndarray:
+    """Log-odds of the bias's second value, from the predictor that was trained along; shape (n,)."""
     trained.network.eval()
     trained.step.modules.eval()
     said = []
-    for rows in np.array_split(score, -(-len(score) // 256)):
+    for rows in np.array_split(np.arange(len(cohort)), -(-len(cohort) // 256)):
         labels = torch.tensor(codes(cohort, target)[rows])
         _, features = trained.step.forward(torch.from_numpy(cohort.batch(rows)), labels)
-        said.append(trained.step.read(features, labels)[0].argmax(1).numpy())
-    return float(balanced_accuracy_score(np.asarray(label)[score], np.concatenate(said)))
+        scores = trained.step.read(features, labels)[0]
+        said.append((scores[:, 1] - scores[:, 0]).numpy())
+    return np.concatenate(said)
+
+
+def adversary_accuracy(trained: Trained, cohort: Cohort, target: str, label: Sequence) -> float:
+    """Balanced accuracy of the bias predictor that was trained along, on the second half of a cohort.
+
+    The same images as a fresh probe is scored on. But the predictor was fitted on confounded images, and one that is
+    told the class goes by how frequent the bias is there; a linear head reads means over positions.
+    """
+    score = np.array_split(np.arange(len(cohort)), 2)[1]
+    odds = adversary_log_odds(trained, cohort.subset(score), target)
+    return float(balanced_accuracy_score(np.asarray(label)[score], odds > 0))
 
 
 # ---------------------------------------------------------------------- (a), (b): marks on tumour scans

@@ -84,7 +84,8 @@ def confounded(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def linear(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Methods on two numbers, severity and mark, for a network with a single feature between.
 
-    A linear predictor sees all that such a feature holds, so the adversary can enforce what it is meant to. Settings:
+    A linear predictor sees a difference in means only: within a class that is all there is, over both classes it is
+    not, so the marginal reversal can reach less than the key. Settings:
     ``p_values``; ``n_train``, ``n_test``; ``methods``; ``recipe``. Results are called ``p<100 p>_<arm>_<quantity>``,
     those of :func:`bias_tutorial.studies.chapter_02.judge`, and ``gap`` as in :func:`confounded`;
     ``p<100 p>_key_...`` those of the best reader under marginal independence.
