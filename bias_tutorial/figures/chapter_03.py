@@ -80,7 +80,7 @@ def stored_encoding() -> pd.DataFrame:
         for label, what in ((mark, "auc"), ("disease", "disease_auc")):
             for name in _readers(mark, ("untrained", *chapter_03.CARRIED)):
                 ends = [claims.over_seeds(runs[f"{name}_{block}_{mark}_{what}"]) for block in _blocks()]
-                rows[f"{mark} images", label, name] = [f"{mean:.2f} ± {high - mean:.2f}" for mean, _, high in ends]
+                rows[f"{mark} images", label, name] = [f"{mean:.2f}±{high - mean:.2f}" for mean, _, high in ends]
     return pd.DataFrame(rows, index=_blocks()).T
 
 
@@ -112,7 +112,7 @@ def published_beside_ours() -> pd.DataFrame:
             rows[read] |= {(what, "published"): value, (what, "ours"): 100 * runs[f"{part}_{label}_in_sample"].mean()}
             if read == "all":
                 rows[read][what, "other patients"] = 100 * runs[f"pool_{label}_held_out"].mean()
-    return pd.DataFrame.from_dict(rows, orient="index").round(1)
+    return pd.DataFrame.from_dict(rows, orient="index").map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
 
 
 def audit_table(found: Mapping[str, float]) -> pd.DataFrame:
