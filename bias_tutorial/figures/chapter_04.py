@@ -100,7 +100,7 @@ def methods_table() -> pd.DataFrame:
                "adversary": "adversary_accuracy", "probe: bias": "bias_accuracy", "probe: disease": "disease_accuracy"}
     rows = {label: {title: runs[f"{claim[2:-4]}_{name}"].mean() if f"{claim[2:-4]}_{name}" in runs else np.nan
                     for title, name in columns.items()} for label, claim in GAPS.items()}
-    return pd.DataFrame(rows).T.round(3)
+    return pd.DataFrame(rows).T.map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
 
 
 def digits_beside_published() -> pd.DataFrame:
