@@ -85,6 +85,8 @@ def staged(notebook, measured: Measured | None):
             shown = ("display_data", "execute_result")
             cell.outputs = [out for out in cell.outputs if out.output_type not in shown or out.data]
     notebook.metadata.pop("widgets", None)
+    # A kernel writes this down where it ran; without it, Sphinx takes the line `!pip ...` for broken Python.
+    notebook.metadata.setdefault("language_info", {})["pygments_lexer"] = "ipython3"
     return notebook
 
 
