@@ -160,5 +160,5 @@ def split_by_patient(table: pd.DataFrame, seed: int, shares: Sequence[float] = (
     patients = np.sort(table["patient_id"].unique())
     order = np.random.default_rng(seed).permutation(len(patients))
     edges = np.round(np.cumsum(shares) * len(patients)).astype(int)
-    split_of = {patients[k]: SPLITS[int(np.searchsorted(edges, place, side="right"))] for place, k in enumerate(order)}
-    return table["patient_id"].map(split_of)
+    places = np.searchsorted(edges, np.arange(len(patients)), side="right")
+    return table["patient_id"].map(pd.Series(np.array(SPLITS, dtype=object)[places], index=patients[order]))

@@ -132,6 +132,9 @@ def test_split_by_patient_keeps_patients_whole_and_shares():
     assert (split.groupby(rows["patient_id"]).nunique() == 1).all()
     patients = split.groupby(rows["patient_id"]).first().value_counts()
     assert patients[list(SPLITS)].tolist() == [100, 50, 50]
+    order = np.random.default_rng(0).permutation(200)  # stored runs stand on this order
+    assert set(rows["patient_id"][split == "train"]) == set(order[:100])
+    assert set(rows["patient_id"][split == "test"]) == set(order[150:])
     assert split.equals(split_by_patient(rows, seed=0)) and not split.equals(split_by_patient(rows, seed=1))
     shuffled = rows.sample(frac=1, random_state=3)
     assert split_by_patient(shuffled, seed=0).sort_index().equals(split)
