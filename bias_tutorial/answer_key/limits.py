@@ -18,6 +18,9 @@ def prevalence_by_group(prevalences: Mapping[str, float], threshold: float = 0.5
                         shares: Mapping[str, float] | None = None, separation: float = 2.0) -> pd.DataFrame:
     """Error rates by group when groups differ in nothing but how common the disease is.
 
+    The closed form of :func:`bias_tutorial.answer_key.finding_by_group` for right labels seen equally well; a test
+    holds the two together.
+
     Parameters
     ----------
     prevalences : mapping of str to float
