@@ -60,6 +60,8 @@ def check_page(path: Path) -> list[str]:
         faults.append("shows a traceback")
     faults += [f"output {i} shows nothing" for i, out in enumerate(article.select(".cell_output")) if empty(out)]
     faults += [f"shows a warning: {out.get_text(strip=True)[:120]}" for out in article.select(".output.stderr")]
+    if any(cell.get_text(strip=True) == "NaN" for cell in article.select(".cell_output td")):
+        faults.append("a table shows NaN")
     if len(article.find_all("h1")) != 1:
         faults.append(f"has {len(article.find_all('h1'))} titles (h1), expected one")
     return faults + missing_alt(article)

@@ -204,6 +204,7 @@ GOOD = ('<html><body><article><h1>T</h1><div class="cell_output"><img src="a.png
     ("a.png", "http://img.example/a.png", "fetches http://img.example"),
     ("<h1>T</h1>", "<h1>T</h1><pre>Traceback (most recent call last): x</pre>", "shows a traceback"),
     ("<h1>T</h1>", '<h1>T</h1><div class="cell_output"> </div>', "output 0 shows nothing"),
+    ("<h1>T</h1>", '<h1>T</h1><div class="cell_output"><table><td>NaN</td></table></div>', "shows NaN"),
     ("<h1>T</h1>", '<h1>T</h1><div class="output stderr">UserWarning: x</div>', "shows a warning"),
     ("<h1>T</h1>", "<h1>T</h1><h1>U</h1>", "has 2 titles"),
     ('alt="Accuracy rises from .7 to .9"', "", "without a text"),
