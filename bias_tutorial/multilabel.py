@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from . import environment
-from .checkpoint import State
+from .batches import in_batches, scores
 from .cohort import Cohort
-from .training import Recipe, _batches, _finite, _owner, _precision, _scores, _seeded
+from .training import Recipe, Step, Task, run
 
 RECIPE = Recipe(epochs=20, batch_size=128, learning_rate=1e-3, weight_decay=0.0, patience=3, shift=0)
 """For embeddings: Adam at 1e-3 as in Ahmadnejad Roudsari 2025; there one epoch in batches of 16, here several."""
@@ -105,49 +103,49 @@ def fit(network: nn.Module, cohort: Cohort, targets: Sequence[str] | None = None
                 raise ValueError(f"target '{name}': the rows of split '{split}' have the values {values}, expected "
                                  f"{'0 and 1' if split == 'train' else 'at least one known label'}")
     weight = _weights(sample.weights, known[taught])
-    network.to(device)
-    if (shape := _scores(network, cohort, train[:1], recipe, device).shape[1:]) != (len(targets),):
+    if (shape := scores(network, cohort, train[:1], recipe.precision, device).shape[1:]) != (len(targets),):
         raise ValueError(f"the network gives scores of shape {tuple(shape)} an image, expected ({len(targets)},): one "
                          f"for each of {list(targets)}")
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    owner = {} if checkpoint is None else _owner(network, cohort, "split", recipe, seed, device) | {
-        "target": list(targets), "labels": _digest(labels, known), "weights": _digest(weight),
-        "rows": _digest(taught, *(getattr(sample, part, None) for part in ("augmented", "partner", "share")))}
-    state = State(network, nn.ModuleDict(), optimizer, owner, checkpoint)
-    state.resume(device)
-    bar = tqdm(total=recipe.epochs, initial=len(state.history), desc="epochs", disable=not progress)
-    while len(state.history) < recipe.epochs and state.patience_used() < recipe.patience:
-        epoch, losses = len(state.history) + 1, []
-        network.train()
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs)) / 2
-        with _seeded(seed, epoch) as rng:
-            for batch in _batches(rng.permutation(places), recipe.batch_size):
-                rows = taught[batch]
-                with _precision(recipe, device):
-                    scores = network(torch.from_numpy(sample.batch(cohort, batch, rng)).to(device)).float()
-                loss = _loss(scores, labels[rows].to(device), known[rows].to(device), weight[batch].to(device))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses.append(_finite(float(loss.detach()), epoch, cohort, rows))
-        scores = _scores(network, cohort, validation, recipe, device)
-        loss = float(_loss(scores, labels[validation], known[validation], torch.ones(())))
-        state.end_epoch({"train_loss": float(np.mean(losses))}, _finite(loss, epoch, cohort, validation), True)
-        bar.update()
-        bar.set_postfix(validation_loss=f"{loss:.3f}")
-    bar.close()
-    network.load_state_dict(state.best[0])
-    return pd.DataFrame(state.history)
+    drawn = (getattr(sample, part, None) for part in ("augmented", "partner", "share"))
+    owner = (f"targets {', '.join(targets)}; labels {_digest(labels, known)}; weights {_digest(weight)}; "
+             f"rows {_digest(taught, *drawn)}")
+    task = Task(network, cohort, None, recipe, seed, device, train, validation)
+    return run(task, _Step(sample, taught, places, labels, known, weight, owner), checkpoint, progress)
+
+
+class _Step(Step):
+    """Plain training on a sample; its batches are places in the sample, as a row may come several times."""
+
+    def __init__(self, sample: Sample, taught: np.ndarray, places: np.ndarray, labels: torch.Tensor,
+                 known: torch.Tensor, weight: torch.Tensor, owner: str):
+        super().__init__()
+        self.sample, self.taught, self.places, self.weight = sample, taught, places, weight
+        self.given, self.known, self.owner = labels, known, owner
+
+    def batches(self, rng: np.random.Generator, epoch: int) -> list[np.ndarray]:
+        return in_batches(rng.permutation(self.places), self.task.recipe.batch_size)
+
+    def images(self, batch: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        return torch.from_numpy(self.sample.batch(self.task.cohort, batch, rng)).to(self.task.device)
+
+    def rows(self, batch: np.ndarray) -> np.ndarray:
+        return self.taught[batch]
+
+    def loss(self, images: torch.Tensor, batch: np.ndarray) -> torch.Tensor:
+        with self.task.precision():
+            said = self.task.network(images).float()
+        rows = self.taught[batch]
+        return _loss(said, *(part.to(said.device) for part in (self.given[rows], self.known[rows], self.weight[batch])))
+
+    def validation_loss(self, scores: torch.Tensor) -> float:
+        rows = self.task.validation
+        return float(_loss(scores, self.given[rows], self.known[rows], torch.ones(())))
 
 
 def predict(network: nn.Module, cohort: Cohort, device: str | None = None, precision: str = "auto",
             batch_size: int = 256) -> np.ndarray:
     """Probability of every target for every row of a cohort, shape ``(n, targets)``."""
-    device = device or environment.device()
-    network.to(device)
-    every = np.arange(len(cohort))
-    return _scores(network, cohort, every, Recipe(precision=precision), device, batch_size).sigmoid().numpy()
+    return scores(network, cohort, np.arange(len(cohort)), precision, device, batch_size).sigmoid().numpy()
 
 
 def _labels(cohort: Cohort, targets: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import environment
+from .batches import computing, in_batches, layout, read, resolved, scores, seeded, shifted
 from .checkpoint import State
 from .checkpoint import load as load
 from .cohort import Cohort
@@ -60,8 +59,7 @@ class Recipe:
                              f"got {self.learning_rate} and {self.weight_decay}")
         if not (isinstance(self.shift, int) and self.shift >= 0):
             raise ValueError(f"shift must be a whole number of pixels of at least 0, got {self.shift!r}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision must be auto, fp32 or bf16, got '{self.precision}'")
+        resolved(self.precision, "cpu")  # refuses an unknown one
 
 
 def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Recipe | None = None, seed: int = 0,
@@ -108,17 +106,68 @@ def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Rec
     FloatingPointError
         When the loss is not finite; the message names epoch and images.
     """
-    recipe, device, step = recipe or Recipe(), device or environment.device(), step or Step()
+    recipe, device = recipe or Recipe(), device or environment.device()
     train, validation = (_rows(cohort, target, split) for split in ("train", "validation"))
-    network.to(device, memory_format=_layout(cohort))
-    _check_scores(_scores(network, cohort, train[:1], recipe, device), cohort, target)
-    step.start(Task(network, cohort, target, recipe, seed, device, train, validation, _labels(cohort, target)))
-    step.modules.to(device, memory_format=_layout(cohort))
+    _check_scores(scores(network, cohort, train[:1], recipe.precision, device), cohort, target)
+    task = Task(network, cohort, target, recipe, seed, device, train, validation, _labels(cohort, target))
+    return run(task, step or Step(), checkpoint, progress)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, for the step: row numbers of both splits, and labels as places (n,).
+
+    ``target`` and ``labels`` are None where the step brings its own, as for many findings, or needs none, as an
+    autoencoder.
+    """
+
+    network: nn.Module
+    cohort: Cohort
+    target: str | None
+    recipe: Recipe
+    seed: int
+    device: str
+    train: np.ndarray
+    validation: np.ndarray
+    labels: torch.Tensor | None = None
+
+    def precision(self):
+        """Context in which networks compute in the recipe's precision."""
+        return computing(self.recipe.precision, self.device)
+
+
+def run(task: Task, step: Step, checkpoint: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
+    """The loop itself, for any task: :func:`fit` without its checks of a target with classes.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be trained.
+    step : Step
+        What is done with a batch, and how an epoch is judged.
+    checkpoint, progress
+        As for :func:`fit`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from :func:`fit`.
+
+    Raises
+    ------
+    ValueError
+        For a checkpoint of another run, or a damaged one; a step whose modules the optimizer does not hold.
+    FloatingPointError
+        When the loss is not finite; the message names epoch and images.
+    """
+    network, cohort, recipe = task.network, task.cohort, task.recipe
+    network.to(task.device, memory_format=layout(cohort))
+    step.start(task)
+    step.modules.to(task.device, memory_format=layout(cohort))
     optimizer = torch.optim.AdamW(step.parameter_groups(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     _check_stepped(optimizer, network, step.modules)
-    owner = {} if checkpoint is None else _owner(network, cohort, target, recipe, seed, device) | {"step": step.owner}
-    state = State(network, step.modules, optimizer, owner, checkpoint)
-    state.resume(device)
+    state = State(network, step.modules, optimizer, {} if checkpoint is None else _owner(task, step), checkpoint)
+    state.resume(task.device)
     bar = tqdm(total=recipe.epochs, initial=len(state.history), desc="epochs", disable=not progress)
     while len(state.history) < recipe.epochs and state.patience_used() < recipe.patience:
         epoch = len(state.history) + 1
@@ -128,41 +177,22 @@ def fit(network: nn.Module, cohort: Cohort, target: str = "disease", recipe: Rec
         for group in optimizer.param_groups:  # half a cosine, from the full rate to nearly nothing
             rate = recipe.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / recipe.epochs)) / 2
             group["lr"] = group.get("rate", 1.0) * rate
-        with _seeded(seed, epoch) as rng:
-            for rows in step.batches(rng, epoch):
-                images = shifted(_images(cohort, rows, device), recipe.shift, rng)
-                reports.append(step(images, rows, optimizer))
+        with seeded(task.seed, epoch) as rng:
+            for batch in step.batches(rng, epoch):
+                reports.append(step(step.images(batch, rng), batch, optimizer))
                 for value in reports[-1].values():
-                    _finite(value, epoch, cohort, rows)
-        scores = _scores(network, cohort, validation, recipe, device)
-        validation_loss = _finite(step.validation_loss(scores), epoch, cohort, validation)
+                    _finite(value, epoch, cohort, step.rows(batch))
+        found = step.validate()
+        for value in found.values():
+            _finite(value, epoch, cohort, task.validation)
         means = {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
-        state.end_epoch(means, validation_loss, step.counts(epoch))
+        state.end_epoch(means | found, found["validation_loss"], step.counts(epoch))
         bar.update()
-        bar.set_postfix(validation_loss=f"{validation_loss:.3f}")
+        bar.set_postfix(validation_loss=f"{found['validation_loss']:.3f}")
     bar.close()
     network.load_state_dict(state.best[0])
     step.modules.load_state_dict(state.best[1])
     return pd.DataFrame(state.history)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What :func:`fit` was asked to do, for the step: row numbers of both splits, and labels as places (n,)."""
-
-    network: nn.Module
-    cohort: Cohort
-    target: str
-    recipe: Recipe
-    seed: int
-    device: str
-    train: np.ndarray
-    validation: np.ndarray
-    labels: torch.Tensor
-
-    def precision(self):
-        """Context in which networks compute in the recipe's precision."""
-        return _precision(self.recipe, self.device)
 
 
 class Step:
@@ -194,21 +224,39 @@ class Step:
         return [{"params": list(self.task.network.parameters())}]
 
     def batches(self, rng: np.random.Generator, epoch: int) -> list[np.ndarray]:
-        """Row numbers of each batch of an epoch (from 1); they are read, and shifted, with the same ``rng``."""
-        return _batches(self.task.train[rng.permutation(len(self.task.train))], self.task.recipe.batch_size)
+        """The batches of an epoch (from 1): row numbers; they are read, and shifted, with the same ``rng``."""
+        return in_batches(self.task.train[rng.permutation(len(self.task.train))], self.task.recipe.batch_size)
+
+    def images(self, batch: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Images of a batch as they are trained on, on the device."""
+        return shifted(read(self.task.cohort, batch, self.task.device), self.task.recipe.shift, rng)
+
+    def rows(self, batch: np.ndarray) -> np.ndarray:
+        """Row numbers of a batch, where :meth:`batches` gives something else."""
+        return batch
 
     def __call__(self, images: torch.Tensor, rows: np.ndarray, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """Train on one batch; what is to be noted of it, ``train_loss`` first."""
-        with self.task.precision():
-            loss = nn.functional.cross_entropy(self.task.network(images).float(), self.labels(rows))
+        loss = self.loss(images, rows)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return {"train_loss": float(loss.detach())}
 
+    def loss(self, images: torch.Tensor, batch: np.ndarray) -> torch.Tensor:
+        """What a batch is trained to make small."""
+        with self.task.precision():
+            return nn.functional.cross_entropy(self.task.network(images).float(), self.labels(batch))
+
     def labels(self, rows: np.ndarray) -> torch.Tensor:
         """Places of the rows' target values, on the device."""
         return self.task.labels[rows].to(self.task.device)
+
+    def validate(self) -> dict[str, float]:
+        """Judge an epoch: ``validation_loss``, and what else is to be noted once an epoch."""
+        task = self.task
+        found = scores(task.network, task.cohort, task.validation, task.recipe.precision, task.device)
+        return {"validation_loss": self.validation_loss(found)}
 
     def validation_loss(self, scores: torch.Tensor) -> float:
         """The number whose lowest value says which epoch is best, from the scores of the validation rows in order."""
@@ -222,10 +270,7 @@ class Step:
 def predict(network: nn.Module, cohort: Cohort, device: str | None = None, precision: str = "auto",
             batch_size: int = 256) -> np.ndarray:
     """Probability of each value of the target for every row of a cohort, shape ``(n, values)``."""
-    recipe, device = Recipe(precision=precision), device or environment.device()
-    network.to(device, memory_format=_layout(cohort))
-    scores = _scores(network, cohort, np.arange(len(cohort)), recipe, device, batch_size)
-    return scores.softmax(1).numpy()
+    return scores(network, cohort, np.arange(len(cohort)), precision, device, batch_size).softmax(1).numpy()
 
 
 # ---------------------------------------------------------------------- what the loop is made of
@@ -260,46 +305,6 @@ def _check_scores(scores: torch.Tensor, cohort: Cohort, target: str) -> None:
                          f"({len(values)},): one for each value of '{target}', {list(values)}")
 
 
-def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
-    """Batches of nearly equal size, at most ``size``: none is left with a single image, which batch norm refuses."""
-    if size == 2 and len(order) > 1:  # an odd number in pairs: one batch of three
-        return np.array_split(order, len(order) // 2)
-    return np.array_split(order, math.ceil(len(order) / size))
-
-
-def _layout(cohort: Cohort) -> torch.memory_format:
-    """Channels last: the order in which convolutions are fastest."""
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return layouts.get(len(cohort.images.shape), torch.contiguous_format)
-
-
-def _images(cohort: Cohort, rows: np.ndarray, device: str) -> torch.Tensor:
-    return torch.from_numpy(cohort.batch(rows)).to(device).contiguous(memory_format=_layout(cohort))
-
-
-def shifted(images: torch.Tensor, most: int, rng: np.random.Generator) -> torch.Tensor:
-    """Move each image by up to ``most`` pixels along every axis, edges repeated; features have no axes to move along.
-
-    Parameters
-    ----------
-    images : torch.Tensor, shape (n, channels, *shape)
-        Left as they are.
-    most : int
-        At least 0.
-    rng : numpy.random.Generator
-        Draws the moves, whole pixels, uniformly.
-    """
-    shape = images.shape[2:]
-    if most == 0 or not shape:
-        return images
-    padded = nn.functional.pad(images, [most] * (2 * len(shape)), mode="replicate")
-    moved = torch.empty_like(images)
-    corners = rng.integers(0, 2 * most + 1, (len(images), len(shape)))
-    for image, source, corner in zip(moved, padded, corners, strict=True):
-        image.copy_(source[(slice(None), *(slice(c, c + size) for c, size in zip(corner, shape, strict=True)))])
-    return moved
-
-
 def _check_stepped(optimizer: torch.optim.Optimizer, network: nn.Module, modules: nn.ModuleDict) -> None:
     """Refuse modules that the optimizer would leave as they are (torch itself refuses what stands in it twice)."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -310,38 +315,6 @@ def _check_stepped(optimizer: torch.optim.Optimizer, network: nn.Module, modules
                                  "trained; parameter_groups of the step must name every parameter once")
 
 
-def _precision(recipe: Recipe, device: str):
-    """Context in which the network computes in the recipe's precision."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=_resolved(recipe, device) == "bf16")
-
-
-def _resolved(recipe: Recipe, device: str) -> str:
-    where = torch.device(device).type
-    return environment.precision(where)[0] if recipe.precision == "auto" else recipe.precision
-
-
-@contextmanager
-def _seeded(seed: int, epoch: int) -> Iterator[np.random.Generator]:
-    """Random numbers that depend on seed and epoch alone, so that an epoch is the same after a resume."""
-    rng = np.random.default_rng([seed, epoch])
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # manual_seed sets those of every card
-        torch.manual_seed(int(rng.integers(2**62)))
-        yield rng
-
-
-@torch.inference_mode()
-def _scores(network, cohort, rows, recipe, device, batch_size: int = 256) -> torch.Tensor:
-    network.eval()
-    with _precision(recipe, device):
-        return torch.cat([network(_images(cohort, part, device), *_told(network, cohort, part, device)).float().cpu()
-                          for part in _batches(rows, batch_size)])
-
-
-def _told(network: nn.Module, cohort: Cohort, rows: np.ndarray, device: str) -> tuple[torch.Tensor, ...]:
-    """What a network wants to know of a row besides its image: nothing, but where it has a method ``told``."""
-    return (network.told(cohort.table.iloc[rows]).to(device),) if hasattr(network, "told") else ()
-
-
 def _finite(loss: float, epoch: int, cohort: Cohort, rows: np.ndarray) -> float:
     if not math.isfinite(loss):
         names = ", ".join(map(str, cohort.table["image_id"].iloc[rows[:3]]))
@@ -350,15 +323,18 @@ def _finite(loss: float, epoch: int, cohort: Cohort, rows: np.ndarray) -> float:
     return loss
 
 
-def _owner(network, cohort: Cohort, target: str, recipe: Recipe, seed: int, device: str) -> dict[str, Any]:
+def _owner(task: Task, step: Step) -> dict[str, Any]:
     """What a checkpoint must agree in before training goes on from it."""
+    network, cohort = task.network, task.cohort
     layers = [(name, list(value.shape)) for name, value in network.state_dict().items()]
-    subjects = cohort.table[["image_id", "split", target]].astype(str).to_csv(index=False)
+    columns = ["image_id", "split", *([task.target] if task.target else [])]
+    subjects = cohort.table[columns].astype(str).to_csv(index=False)
     # Simulated cohorts of one seed share names and labels whatever their bias, so some pixels count as well.
     some = cohort.batch(np.flatnonzero(cohort.table["split"] == "train")[:16])
     pixels = cohort.images.shape, hashlib.sha256(some).hexdigest()
-    return {"network": _digest((layers, repr(network))), "cohort": _digest((subjects, pixels)), "target": target,
-            "seed": seed, **asdict(recipe), "precision": _resolved(recipe, device)}
+    return {"network": _digest((layers, repr(network))), "cohort": _digest((subjects, pixels)), "target": task.target,
+            "seed": task.seed, **asdict(task.recipe), "precision": resolved(task.recipe.precision, task.device),
+            "step": step.owner}
 
 
 def _digest(value: Any) -> str:

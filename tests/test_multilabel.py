@@ -99,9 +99,10 @@ def test_equal_seeds_give_equal_weights_and_resuming_changes_nothing(tmp_path):
     handle.remove()
     pd.testing.assert_frame_equal(fit(nets[2], data, checkpoint=tmp_path / "part"), whole)
     assert torch.equal(weights(nets[0]), weights(nets[2]))
-    for options, what in (({"targets": ["b", "a"]}, "target"), ({"sample": Rows(TRAIN[:-1])}, "weights"),
-                          ({"sample": Rows(TRAIN[::-1])}, "rows"), ({"seed": 1}, "seed"),
-                          ({"sample": Rows(TRAIN, 1 + np.arange(300).reshape(150, 2))}, "weights")):
+    for options, what in (({"targets": ["b", "a"]}, "step .targets a, b; .* here targets b, a; "),
+                          ({"sample": Rows(TRAIN[:-1])}, "step"), ({"sample": Rows(TRAIN[::-1])}, "step"),
+                          ({"seed": 1}, "seed"),
+                          ({"sample": Rows(TRAIN, 1 + np.arange(300).reshape(150, 2))}, "step")):
         with pytest.raises(ValueError, match=f"belongs to another {what}"):
             fit(network(), data, checkpoint=tmp_path / "whole", **options)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bias_tutorial import environment, networks, training
+from bias_tutorial import batches, environment, networks
 from bias_tutorial.cohort import Cohort, Schema
 from bias_tutorial.training import Recipe, fit, load, predict, shifted
 
@@ -79,7 +79,7 @@ def test_an_easy_task_is_learned(shape, classes, channels_last):
     assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
     assert network.block2[0].weight.is_contiguous(memory_format=channels_last)
     two = replace(data, images=np.repeat(data.images, 2, axis=1))  # with one channel, every order is the same
-    images = training._images(two, np.arange(4), "cpu")
+    images = batches.read(two, np.arange(4), "cpu")
     assert images.is_contiguous(memory_format=channels_last) and np.array_equal(images, two.images[:4])
 
 
@@ -105,7 +105,7 @@ def test_a_seed_decides_everything_and_torchs_own_state_stays():
 def test_order_and_dropout_follow_seed_and_epoch():
     drawn = []
     for seed, epoch in ((0, 1), (0, 1), (1, 1), (0, 2)):
-        with training._seeded(seed, epoch) as rng:
+        with batches.seeded(seed, epoch) as rng:
             drawn.append((rng.permutation(50).tolist(), nn.functional.dropout(torch.ones(50)).tolist()))
     assert drawn[0] == drawn[1] and all(drawn[0][k] != other[k] for other in drawn[2:] for k in (0, 1))
 
@@ -155,9 +155,9 @@ def test_early_stopping_gives_back_the_best_weights():
 @pytest.mark.parametrize("size", [2, 3, 5, 16, 32])
 def test_no_batch_is_left_with_one_image(size):
     for n in range(2, 70):
-        batches = training._batches(np.arange(n), size)
-        assert np.array_equal(np.concatenate(batches), np.arange(n))
-        sizes = [len(b) for b in batches]
+        parts = batches.in_batches(np.arange(n), size)
+        assert np.array_equal(np.concatenate(parts), np.arange(n))
+        sizes = [len(part) for part in parts]
         assert min(sizes) >= 2 and max(sizes) - min(sizes) <= 1
         assert max(sizes) <= size or (size, max(sizes), n % 2) == (2, 3, 1)
 
@@ -223,6 +223,11 @@ def test_the_rate_falls_along_half_a_cosine(monkeypatch):
                         lambda self, *a: rates.append(self.param_groups[0]["lr"]) or step(self, *a))
     run(cohort(), Recipe(4, 48, learning_rate=0.01))
     assert rates == pytest.approx([0.01, 0.01 * (1 + 0.5**0.5) / 2, 0.005, 0.01 * (1 - 0.5**0.5) / 2])
+
+
+def test_an_unknown_precision_is_refused_in_prediction_too():
+    with pytest.raises(ValueError, match="precision must be auto, fp32 or bf16, got 'half'"):
+        predict(networks.build("modern"), cohort(), "cpu", precision="half")
 
 
 def test_predictions_do_not_depend_on_batches_or_on_labels():
