@@ -16,7 +16,7 @@ from .stored import over_seeds
 ARMS = {"plain": "plain", "groups": "plain, epoch by groups", "lnl": "Learning Not to Learn",
         "reversal": "reversal alone", "conditional": "reversal, told the class",
         "unlearning": "adversarial unlearning", "reweighing": "reweighing", "balanced": "balanced batches",
-        "group_models": "group models", "grey": "grey input", "longer": "plain training twice as long"}
+        "group_models": "group models", "longer": "plain training twice as long"}
 """Names of the stored runs' arms in figures and tables."""
 
 PUBLISHED_DIGITS = pd.DataFrame({"plain": [.4055, .4813, .5996, .6626, .7333, .7973, .8450],

@@ -29,9 +29,9 @@ from ..simulate.tumour import TumourDesign, tumour
 from ..training import Recipe, predict
 from .chapter_01 import TEST, TRAINING, cohort_seed
 from .chapter_02 import with_intervals
+from .chapter_03 import KEEP
 
 LEARN = (2 / 3, 1 / 3, 0.0)  # shares of train, validation and test where a test cohort is drawn apart
-KEEP = 0.99  # share of a block's variance that a fresh probe reads
 
 
 # ---------------------------------------------------------------------- training
