@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from bias_tutorial import answer_key, simulate
+from bias_tutorial import answer_key, networks, simulate
 from bias_tutorial.mitigation.adversary import BiasHead
 from bias_tutorial.simulate.tumour import TumourDesign, tumour
 from bias_tutorial.studies import chapter_04 as study
@@ -125,6 +125,16 @@ def test_an_arm_may_start_from_another():
     again = study.train(cohort, "kind", (), {"method": "plain", "from": "a"}, recipe, 0, {"a": first})
     for name, value in first.network.named_parameters():
         assert torch.allclose(again.network.get_parameter(name), value, atol=1e-6)
+
+
+def test_settings_of_a_method_hold_whatever_they_do():
+    clean, _ = study.scans(SCANS, 4)
+    cohort, recipe = study.marked(clean, 0.5), Recipe(epochs=1, precision="fp32", learning_rate=1e-12)
+    weights = networks.build("modern", 2, 3, 3, seed=7).state_dict()
+    found = study.train(cohort, "kind", ("glioma_mark",), {**ADVERSARY, "warm_start": weights}, recipe, 0)
+    for name, value in found.network.named_parameters():
+        assert torch.allclose(value, weights[name], atol=1e-6)
+    assert "heads" in found.step.modules
 
 
 @pytest.mark.parametrize("accuracy", [0.4, 0.7, 0.9])

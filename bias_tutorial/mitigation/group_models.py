@@ -16,7 +16,7 @@ from torch import nn
 
 from .. import training
 from ..cohort import Cohort, Schema
-from ..training import Recipe
+from ..training import Recipe, Step
 from .method import Bias, Method, as_names, bias_values
 
 
@@ -84,9 +84,11 @@ class GroupModels(Method):
 
     def fit(self, network: nn.Module, cohort: Cohort, target: str = "disease", bias: Bias = (),
             recipe: Recipe | None = None, seed: int = 0, device: str | None = None,
-            checkpoint: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
+            checkpoint: str | os.PathLike | None = None, progress: bool = True,
+            step: Step | None = None) -> pd.DataFrame:
         """As :meth:`Method.fit`, for a network from :meth:`wrap`; ``model`` in the history says whose epoch it is.
 
+        ``step`` is that of the joint training; the groups' models are trained plainly.
         Each model has a checkpoint of its own beside the given path. Bias attributes that do not vary within a group
         are no concern of its model; a class without rows in a group is refused, and the group named.
         """
@@ -97,7 +99,7 @@ class GroupModels(Method):
         histories = []
         if self.joint:
             histories.append(training.fit(network.shared, cohort, target, recipe, seed, device,
-                                          _beside(checkpoint, "all"), progress, self.step(names)))
+                                          _beside(checkpoint, "all"), progress, step or self.step(names)))
             histories[0].insert(0, "model", "all")
         of_rows = list(cohort.table[list(names)].itertuples(index=False, name=None))
         for group, model in zip(network.groups, network.models, strict=True):

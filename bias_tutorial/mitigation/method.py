@@ -107,7 +107,8 @@ class Method:
 
     def fit(self, network: nn.Module, cohort: Cohort, target: str = "disease", bias: Bias = (),
             recipe: Recipe | None = None, seed: int = 0, device: str | None = None,
-            checkpoint: str | os.PathLike | None = None, progress: bool = True) -> pd.DataFrame:
+            checkpoint: str | os.PathLike | None = None, progress: bool = True,
+            step: Step | None = None) -> pd.DataFrame:
         """Train a network in place; afterwards it has the weights of its best epoch by validation.
 
         Parameters
@@ -119,6 +120,8 @@ class Method:
             Predictions need them after :class:`~bias_tutorial.mitigation.GroupModels` alone.
         cohort, target, recipe, seed, device, checkpoint, progress
             As for :func:`bias_tutorial.training.fit`.
+        step : Step, optional
+            From :meth:`step` with the same bias, for a caller who wants to look at its modules afterwards.
 
         Returns
         -------
@@ -130,7 +133,7 @@ class Method:
         ValueError
             As :func:`bias_tutorial.training.fit`; for bias labels that are missing, constant, or not in the table.
         """
-        return fit(network, cohort, target, recipe, seed, device, checkpoint, progress, self.step(bias))
+        return fit(network, cohort, target, recipe, seed, device, checkpoint, progress, step or self.step(bias))
 
 
 def as_names(bias: Bias) -> tuple[str, ...]:

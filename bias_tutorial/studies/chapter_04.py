@@ -39,7 +39,7 @@ class Trained(NamedTuple):
     """A network, the step that trained it (it keeps the bias predictors) and the history of its training."""
 
     network: nn.Module
-    step: training.Step | None
+    step: training.Step
     history: pd.DataFrame
 
 
@@ -69,10 +69,9 @@ def train(cohort: Cohort, target: str, bias: Sequence[str], how: Mapping[str, An
     if "from" in how:
         network.load_state_dict(before[how["from"]].network.state_dict())
     network = method.wrap(network, cohort, bias)
-    if how["method"] == "group_models":  # several fits, each with a step of its own
-        return Trained(network, None, method.fit(network, cohort, target, bias, recipe, seed, progress=progress))
     step = method.step(bias)
-    return Trained(network, step, training.fit(network, cohort, target, recipe, seed, progress=progress, step=step))
+    history = method.fit(network, cohort, target, bias, recipe, seed, progress=progress, step=step)
+    return Trained(network, step, history)
 
 
 def arms(cohort: Cohort, target: str, bias: Sequence[str], settings: Mapping[str, Any], seed: int,

@@ -15,7 +15,7 @@ from torch import nn
 
 from .. import answer_key, simulate
 from ..cohort import Cohort, Schema
-from ..mitigation import METHODS
+from ..mitigation import METHODS, ByGroup
 from ..scenario import RECEIVE_FIELD, BiasAttribute, Effect, Scenario, preset
 from ..simulate.digits import BINS, digits, recolour
 from ..training import Recipe, predict
@@ -67,7 +67,7 @@ def confounded(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
         cells = [right[side][y == k].mean() for side in right for k in (0, 1)]
         result |= {"gap_size": abs(result["gap"]), "distance": float(np.abs(np.array(cells) - wanted).mean()),
                    "worst": float(min(cells))}
-        if arm.step is not None:  # group models have no features in common
+        if not isinstance(arm.network, ByGroup):  # group models have no features in common
             read = {what: fresh_probe(arm.network, settings["block"], some, values, seed)
                     for what, values in (("bias", label), ("disease", disease))}
             result |= {f"{what}_{k}": v for what, numbers in read.items() for k, v in numbers.items()}
