@@ -70,27 +70,65 @@ def accuracy_over_rho(names: Sequence[str] = ("plain", "lnl")) -> plotting.Figur
 
 
 def marks_explorer() -> explore.Output:
-    """Choose method and rho: what networks did in the stored runs, means over seeds."""
-    names = {ARMS[name]: name for name in ("plain", "lnl")}
-    found = {(label, what): _runs(name, what) for label, name in names.items()
-             for what in ("accuracy", "glioma_accuracy", "drawn", "mark_auc")}
-    rhos = [rho for rho in _runs("lnl") if rho]
-    curve = np.append(np.linspace(0.5, 0.98, 25), 1.0)
-    keys = plotting.Series("key", curve, answer_key.one_sided(curve)["mean"])
+    """Choose method, lambda and rho: what networks did in the stored runs on small scans, means over seeds."""
+    runs = claims.stored_runs("04", "x_plain")
+    methods = {ARMS["plain"]: "plain", ARMS["groups"]: "groups", ARMS["lnl"]: "lnl",
+               f"{ARMS['lnl']}, told the class": "told"}
+    strengths, rhos = {0.0: "0", 0.01: "1", 0.1: "10"}, (0.5, 0.7, 0.9, 1.0)
+    keys = plotting.Series("key", curve := np.append(np.linspace(0.5, 0.98, 25), 1.0),
+                           answer_key.one_sided(curve)["mean"])
 
-    def frame(method: str, rho: float) -> explore.Frame:
-        accuracy = found[method, "accuracy"]
+    def frame(method: str, lambda_: float, rho: float) -> explore.Frame:
+        adversary = methods[method] in ("lnl", "told")
+        arm = methods[method] + (strengths[lambda_] if adversary else "")
+
+        def found(what: str, at: float) -> pd.Series:
+            return runs[f"r{round(100 * at)}_{arm}_{what}"]
+
+        accuracy = {at: found("accuracy", at) for at in rhos}
         values = {"accuracy, clean scans": accuracy[rho].mean(), "smallest of all seeds": accuracy[rho].min(),
                   "largest of all seeds": accuracy[rho].max(),
-                  "accuracy, clean gliomas": found[method, "glioma_accuracy"][rho].mean(),
-                  "called glioma for a line": found[method, "drawn"][rho].mean(),
-                  "fresh probe for the line, AUC": found[method, "mark_auc"][rho].mean()}
-        network = over_seeds("network", rhos, [accuracy[at] for at in rhos])
-        return explore.Frame({name: float(value) for name, value in values.items()} | {"seeds": len(accuracy[rho])},
-                             plotting.lines([keys, network], "rho", "accuracy, clean scans", mark=rho, ylim=(0.4, 0.8)))
+                  "accuracy, clean gliomas": found("glioma_accuracy", rho).mean(),
+                  "called glioma for a line": found("drawn", rho).mean(),
+                  "fresh probe for the line, AUC": found("mark_auc", rho).mean()}
+        network = over_seeds("network", rhos, list(accuracy.values()))
+        return explore.Frame({name: float(value) for name, value in values.items()} | {"seeds": len(runs)},
+                             plotting.lines([keys, network], "rho", "accuracy, clean scans", mark=rho, ylim=(0.3, 0.8)))
 
-    return explore.explorer("Networks in the stored runs", {"method": list(names), "rho": rhos}, frame,
-                            {"method": ARMS["lnl"], "rho": 0.9}, {"rho": "rho, share of gliomas with a line"})
+    return explore.explorer("Networks in the stored runs", {"method": list(methods), "lambda_": list(strengths),
+                                                            "rho": rhos}, frame,
+                            {"method": ARMS["lnl"], "lambda_": 0.01, "rho": 0.9},
+                            {"lambda_": "lambda (adversaries only)", "rho": "rho, share of gliomas with a line"})
+
+
+MAP = {"a line on gliomas": ("x_plain", "r90_", "accuracy_change"),
+       "intensity": ("w_intensity", "", "decorrelated_change"),
+       "a bright side": ("w_receive_field", "", "decorrelated_change"), "shape": ("w_far", "", "decorrelated_change")}
+"""Kinds of bias in the wider map: claim, start of the results' names, and which result."""
+MATCHES = 0.02
+"""A method matches plain training when the interval of the difference lies within this of 0."""
+
+
+def methods_map() -> pd.DataFrame:
+    """Stored runs: change of accuracy against plain training, every method on every kind of bias.
+
+    Mean over seeds with its 95% t interval, and what it says: beats, hurts (the interval excludes 0), matches (it lies
+    within ``MATCHES`` of 0, whether or not it includes it), or open.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for kind, (claim, start, what) in MAP.items():
+        runs = claims.stored_runs("04", claim)
+        for name in ("longer", "groups", "lnl", "reversal", "conditional", "unlearning", "group_models", "balanced",
+                     "reweighing"):
+            column = f"{start}{'lnl1' if start and name == 'lnl' else name}_{what}"
+            rows.setdefault(ARMS[name], {})[kind] = _said(runs[column]) if column in runs else "–"
+    return pd.DataFrame(rows).T
+
+
+def _said(values: pd.Series) -> str:
+    mean, low, high = claims.over_seeds(values.to_numpy())
+    word = "matches" if -MATCHES < low and high < MATCHES else "beats" if low > 0 else "hurts" if high < 0 else "open"
+    return f"{mean:+.3f} ± {mean - low:.3f}, {word}".replace("-", "−")
 
 
 def methods_table() -> pd.DataFrame:
