@@ -62,7 +62,7 @@ def test_a_group_or_mixture_without_a_row_that_counts_is_named(predictions):
         study.auc(nobody, "Edema", np.ones(600))
 
 
-def test_levelling_down_is_a_narrower_gap_that_nobody_gains_from():
+def test_levelling_down_is_a_narrower_range_that_no_race_gains_from():
     before = {"fixed": np.array([[.2, .4], [.2, .4], [.2, .4]])}
     after = {"fixed": np.array([[.4, .4], [.2, .3], [.1, .4]])}  # levelled down; helped; wider
     assert study.levelled(before, after) == {"narrowed_fixed": pytest.approx(2 / 3),
@@ -76,7 +76,9 @@ def test_unreadable_rows_are_zeros_or_left_out_and_only_those_of_the_few():
     assert set(learn.table["race"][lost]) == {study.FEW}
     assert lost.sum() == len(learn) - len(left_out) > 0.3 * (learn.table["race"] == study.FEW).sum()
     found = study.silent_zeros({**SMALL, "causes": [], "unreadable": 0.5}, 901)
-    assert found["zeros_auc_few"] < found["left_out_auc_few"] and found["zeros_auc_few_less_interval"][1] < 0
+    assert found["zeros_auc_few_less"] == found["zeros_auc_few"] - found["left_out_auc_few"] < 0
+    low, high = found["zeros_auc_few_readable_change_interval"]
+    assert low < found["zeros_auc_few_readable_change"] < high
 
 
 def test_the_key_gap_of_two_prevalences_is_the_formula():
@@ -89,6 +91,8 @@ def test_the_key_gap_of_two_prevalences_is_the_formula():
     assert study.key_gap(made, by, cut, "none") == pytest.approx(hand, abs=1e-9)
     assert study.key_gap(made, by, cut, "counts") == pytest.approx(hand, abs=1e-9)
     assert study.key_gap(made, by, cut, "reweighing") == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="a cause acts within the groups race"):
+        study.key_gap(study.design(["feature_quality"], {}), ["race"], cut, "none")
 
 
 def test_test_patients_have_races_in_equal_shares_and_are_not_those_that_taught():
@@ -110,7 +114,7 @@ def test_the_subset_has_as_many_rows_as_balancing_leaves_different_ones():
 
 
 def test_results_of_a_run_agree_with_each_other():
-    arms = ["plain", "counts", "reweighing"]
+    arms = ["plain", "subset", "counts", "reweighing"]
     found = study.resampled({**SMALL, "causes": ["prevalence"], "arms": arms}, 901)
     for arm in arms:
         for how in study.HOWS:
@@ -118,7 +122,9 @@ def test_results_of_a_run_agree_with_each_other():
         low, high = found[f"{arm}_gap_youden_interval"]
         assert low < found[f"{arm}_gap_youden"] < high
     assert found["counts_auc_change"] == pytest.approx(found["counts_auc"] - found["plain_auc"], abs=1e-12)
-    assert "plain_auc_change" not in found
+    assert "plain_auc_change" not in found and "subset_auc_beyond" not in found
+    assert found["counts_gap_youden_beyond"] == pytest.approx(
+        found["counts_gap_youden"] - found["subset_gap_youden"], abs=1e-12)
     assert abs(found["counts_rate_gap"]) > 0.01 > abs(found["reweighing_rate_gap"])
     assert found["plain_rate_gap"] == pytest.approx(found["counts_rate_gap"], abs=0.03)
     assert found["plain_rows"] == found["plain_different"] == found["reweighing_rows"] > found["counts_different"]
@@ -145,7 +151,17 @@ def test_leaks_reports_each_way_against_the_honest_one():
         assert found[f"{way}_inflation"] == pytest.approx(found[f"{way}_validation"] - found[f"{way}_test"], abs=1e-12)
         low, high = found[f"{way}_inflation_interval"]
         assert low < found[f"{way}_inflation"] < high
+        assert found[f"{way}_beyond"] == pytest.approx(found[f"{way}_inflation"] - found["honest_inflation"], abs=1e-12)
     assert found["honest_test_change"] == 0
+
+
+def test_rows_picked_by_score_lose_findings_where_groups_shrink_and_gain_them_where_they_grow():
+    odds = {"age_group": {"80+": 8.0, "0-20": 0.05}}
+    found = study.stripped({"causes": [], "n_learn": 20000, "design": {"odds": odds}}, 900)
+    assert found["shrunk"] < -0.05 and found["grown"] > 0.005 and found["shrunk_rows"] > 0.05
+    assert 0 < found["scored"] < 1
+    nothing = study.stripped({"causes": [], "n_learn": 20000, "design": {"read_out": 1.0}}, 900)
+    assert nothing["scored"] < found["scored"] or nothing["shrunk_rows"] < found["shrunk_rows"]
 
 
 def test_shares_made_equal_leave_the_others():

@@ -102,10 +102,10 @@ def judge(disease: np.ndarray, off: np.ndarray, on: np.ndarray, p: float, no_bia
     return out
 
 
-def with_intervals(values: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
+def with_intervals(values: Mapping[str, np.ndarray], seed: int, draws: int = 2000) -> dict[str, Any]:
     """Means of values with one number a patient, each with its 95% interval under ``<name>_interval``."""
     columns = np.column_stack(list(values.values()))
-    ends = patient_bootstrap(columns, seed)
+    ends = patient_bootstrap(columns, seed, draws)
     out: dict[str, Any] = {}
     for name, mean, interval in zip(values, columns.mean(0), ends.T, strict=True):
         out |= {name: float(mean), f"{name}_interval": interval.tolist()}
