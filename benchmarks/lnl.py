@@ -8,9 +8,7 @@ the features on its reversed gradient. Both sides have the same network, predict
 and count by their medians over the rounds.
 """
 
-import argparse
 import copy
-import os
 import statistics
 import time
 
@@ -28,7 +26,7 @@ from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain
 from bias_tutorial.training import Recipe, Task, fit, predict
 
-from .report import finish, opening
+from .report import command_line, finish, opening, with_load
 
 # architecture, block, head, size, batch, classes, values of each bias
 CASES = {"tumour scans, our network": ("modern", "block3", "conv", (96, 96), 32, 3, (2,)),
@@ -244,13 +242,9 @@ def report(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lnl", description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="tries the benchmark; its numbers mean nothing")
-    given = parser.parse_args()
-    load = [os.getloadavg()[0]]
+    given = command_line("lnl", __doc__).parse_args()
     short = {"rounds": 1, "steps": 1, "cases": tuple(CASES)[:1], "seeds": 1, "n_train": 32, "n_test": 32, "epochs": 1}
-    results = measure(**(short if given.short else {}))
-    results["load"] = [*load, os.getloadavg()[0]]
+    results = with_load(measure, **(short if given.short else {}))
     finish("lnl", results, report(results), targets(results), keep=not given.short)
 
 

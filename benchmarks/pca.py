@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .report import finish, opening
+from .report import command_line, finish, opening, with_load
 
 ROOT = Path(__file__).parent.parent
 IMAGES, WIDTHS, KEEP = 1_000, (50_000, 150_000, 1_500_000), 0.99
@@ -184,8 +184,7 @@ def report(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pca", description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="tries the benchmark; its numbers mean nothing")
+    parser = command_line("pca", __doc__)
     parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
@@ -194,9 +193,7 @@ def main():
         np.savez(Path(folder) / f"{side}-{width}.npz", variance=variance, scores=scores)
         print(json.dumps(found))
         return
-    load = [os.getloadavg()[0]]
-    results = measure((2_000, 8_000, 30_000), 400, 1, 100 * 2**20) if given.short else measure()
-    results["load"] = [*load, os.getloadavg()[0]]
+    results = with_load(measure, *((2_000, 8_000, 30_000), 400, 1, 100 * 2**20) if given.short else ())
     finish("pca", results, report(results), targets(results), keep=not given.short)
 
 

@@ -1,9 +1,24 @@
-"""What the benchmarks share: the head of a report with its table of targets, and how a measurement ends."""
+"""What the benchmarks share: command line, load of the machine, head of a report, and how a measurement ends."""
 
+import argparse
+import os
 import sys
 from pathlib import Path
 
 from bias_tutorial.files import to_json, write_text
+
+
+def command_line(name, doc):
+    """Parser of ``python -m benchmarks.<name>`` with ``--short``, described by the first line of the module."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="tries the benchmark; its numbers mean nothing")
+    return parser
+
+
+def with_load(measure, *given, **more):
+    """What ``measure`` gives, and as ``load`` the load of the machine before and after."""
+    before = os.getloadavg()[0]
+    return measure(*given, **more) | {"load": [before, os.getloadavg()[0]]}
 
 
 def opening(title, command, targets):

@@ -12,19 +12,17 @@ and reports nothing. Seconds are those of the processor, over all threads, so th
 count; those on the clock stand beside them. Data are simulated: 14 findings, sex x race x age in single years.
 """
 
-import argparse
 import os
-import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bias_tutorial.cohort import Cohort, Schema
-from bias_tutorial.files import to_json, write_text
 from bias_tutorial.mitigation import resampling
+
+from .report import command_line, finish, opening, with_load
 
 ROWS, FINDINGS, DESCRIBED, WIDTH = 370_000, 14, 10_000, 1_376
 AT_MOST, LEAST_TIMES, RELEASED_SECONDS, DESCRIBED_SECONDS = 60, 50, 2, 10
@@ -158,12 +156,8 @@ def targets(results):
              f"about {DESCRIBED_SECONDS}", clusters["seconds"] <= 1.25 * DESCRIBED_SECONDS)]
 
 
-def as_markdown(results, load):
-    lines = ["# Last measurement of resampling", "",
-             "Written by `python -m benchmarks.resampling`; not edited by hand.", "",
-             "| What | Measured | Target | Met |", "|---|---|---|---|"]
-    lines += [f"| {what} | {value:.3g} | {bound} | {'yes' if met else '**no**'} |"
-              for what, value, bound, met in targets(results)]
+def report(results):
+    lines = opening("Last measurement of resampling", "benchmarks.resampling", targets(results))
     lines += ["", "| Reference | Rows | Groups | Ours, s | Row by row, s | Ratio |", "|---|---|---|---|---|---|"]
     for key, what in (("largest", "as released"), ("thrifty", "thrifty: rates and groups kept")):
         row = results[key]
@@ -171,25 +165,15 @@ def as_markdown(results, load):
                      f"{row['row by row']['seconds']:.3g} | {row['times_faster']:.3g} |")
     clock = " and ".join(f"{results[key]['clock']:.3g}" for key in ("full", "described"))
     lines += ["", f"Seconds of the processor; on the clock, as released at full size and as described, {clock}. "
-              f"{results['cores']} cores; load before and after {load[0]:.1f} and {load[1]:.1f}; "
-              f"{', '.join(f'{name} {found}' for name, found in results['versions'].items())}.", ""]
-    return "\n".join(lines)
+              f"{results['cores']} cores; load before and after {results['load'][0]:.1f} and {results['load'][1]:.1f}; "
+              f"{', '.join(f'{name} {found}' for name, found in results['versions'].items())}."]
+    return lines
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.resampling", description=__doc__.splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="tries the benchmark; its numbers mean nothing")
-    load, short = [os.getloadavg()[0]], parser.parse_args().short
-    results = measure(2_000, 10, 2_000, 64) if short else measure()
-    load.append(os.getloadavg()[0])
-    text = as_markdown(results, load)
-    print(text)
-    if not short:
-        write_text(Path(__file__).with_suffix(".json"), to_json(results | {"load": load}))
-        write_text(Path(__file__).with_suffix(".md"), text)
-    missed = [what for what, _, _, met in targets(results) if not met]
-    if missed:
-        sys.exit("missed: " + "; ".join(missed))
+    given = command_line("resampling", __doc__).parse_args()
+    results = with_load(measure, *(2_000, 10, 2_000, 64) if given.short else ())
+    finish("resampling", results, report(results), targets(results), keep=not given.short)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from bias_tutorial.scenario import preset
 from bias_tutorial.simulate import brain
 from bias_tutorial.training import Recipe, fit, predict
 
-from .report import finish, opening
+from .report import command_line, finish, opening, with_load
 
 SIZES = ((84, 72), (112, 96))
 IMAGES = {"modern": 1_920, "published": 128}  # an epoch and round; the published network is some twenty times slower
@@ -215,24 +215,22 @@ def targets(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser = command_line("training", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns each side takes after the warm-up")
-    parser.add_argument("--short", action="store_true", help="tries the benchmark; its numbers mean nothing")
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.settings:
         print(to_json(measure(seeds=0, avx2=False, **json.loads(given.settings))))
         return
-    load = os.getloadavg()[0]
     short = {"seeds": 2, "sizes": ((42, 36),), "images": {"modern": 64, "published": 32}, "accuracy_images": 32,
              "accuracy_epochs": 1}
-    results = measure(given.rounds, **(short if given.short else {}))
+    results = with_load(measure, given.rounds, **(short if given.short else {}))
     rows = targets(results)
     lines = opening("Last measurement of training", "benchmarks.training", rows)
     lines += [f"| times faster, strided than max-pooled blocks, {' x '.join(map(str, row['shape']))} "
               f"| {row['times_faster']:.3g} | | |" for row in results["strided"]]
     lines += ["", f"Precision {results['precision']}, {results['threads']} threads; {results['minutes']:.0f} minutes; "
-              f"load before and after {load:.1f} and {os.getloadavg()[0]:.1f}."]
+              f"load before and after {results['load'][0]:.1f} and {results['load'][1]:.1f}."]
     finish("training", results, lines, rows, keep=not given.short)
 
 
