@@ -97,8 +97,19 @@ def signs_of_chapter_4(values):
     assert sum(read) / len(read) > 0.6 and max(read) <= 1  # a line is seen in block 3, whatever was trained
 
 
+def signs_of_chapter_6(values):
+    assert values["plain rate gap"] < -0.02 and values["counts rate gap"] < -0.02  # the few have fewer findings
+    assert abs(values["by_finding rate gap"]) < 0.015 and abs(values["reweighing rate gap"]) < 0.015
+    assert all(-1 < values[f"{arm} gap"] < 1 for arm in ("plain", "counts", "by_finding"))
+    groups = [value for name, value in values.items() if name.startswith("underdiagnosis race")]
+    assert len(groups) == 5 and all(0 <= value <= 1 for value in groups)
+    assert values["stripped, by age"] < -0.02
+    assert 0.2 < values["gap of 74 equal groups"] < 0.45 and 0.2 < values["floor of 74 equal groups"] < 0.4
+
+
 SIGNS = {"01_simulate_bias": signs_of_chapter_1, "02_train_cnn": signs_of_chapter_2,
-         "03_probe_layers": signs_of_chapter_3, "04_learning_not_to_learn": signs_of_chapter_4}
+         "03_probe_layers": signs_of_chapter_3, "04_learning_not_to_learn": signs_of_chapter_4,
+         "06_resample_cxr": signs_of_chapter_6}
 
 
 def test_frame_of_the_chapter():

@@ -46,17 +46,20 @@ def threshold_explorer(predictions: Mapping[str, Predictions]) -> explore.Output
     cuts = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
     def rates(said: Predictions, finding: str, cut: float) -> tuple[pd.Series, pd.Series]:
-        k, race = said.findings.index(finding), said.groups.iloc[:, 0]
-        positive, sick = said.probability[:, k] >= cut, said.labels[finding] == 1
-        return (pd.Series(~positive[sick]).groupby(race[sick].to_numpy()).mean(),
-                pd.Series(positive[~sick]).groupby(race[~sick].to_numpy()).mean())
+        k, race = said.findings.index(finding), said.groups.iloc[:, 0].to_numpy()
+        positive, sick = said.probability[:, k] >= cut, (said.labels[finding] == 1).to_numpy()
+        return (pd.Series(~positive[sick]).groupby(race[sick]).mean(),
+                pd.Series(positive[~sick]).groupby(race[~sick]).mean())
+
+    over = {(name, finding): [rates(said, finding, cut) for cut in cuts]
+            for name, said in predictions.items() for finding in chosen}
 
     def frame(training: str, finding: str, threshold: float) -> explore.Frame:
-        over = [rates(predictions[training], finding, cut) for cut in cuts]
-        fnr, fpr = over[cuts.index(threshold)]
+        fnr, fpr = over[training, finding][cuts.index(threshold)]
         values = {"FNR of A": fnr["A"], "FNR of E": fnr["E"], "gap, E less A": fnr["E"] - fnr["A"],
                   "worst FNR of all groups": fnr.max(), "FPR of A": fpr["A"], "FPR of E": fpr["E"]}
-        series = [plotting.Series(f"FNR of {race}", cuts, [missed[race] for missed, _ in over]) for race in ("A", "E")]
+        series = [plotting.Series(f"FNR of {race}", cuts, [missed[race] for missed, _ in over[training, finding]])
+                  for race in ("A", "E")]
         return explore.Frame({name: float(value) for name, value in values.items()},
                              plotting.lines(series, "threshold", "FNR", mark=threshold, ylim=(0, 1.05)))
 

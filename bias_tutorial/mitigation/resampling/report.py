@@ -154,5 +154,5 @@ def _evenness(counts: np.ndarray) -> dict[str, float]:
     inhabited, size = shares[shares > 0], len(counts)
     ranks = 2 * np.arange(1, size + 1) - size - 1
     return {"rows": int(counts.sum()), "entropy": float(-(inhabited * np.log(inhabited)).sum() / np.log(size)),
-            "gini_coefficient": float((ranks * np.sort(shares)).sum() / size),
+            "gini_coefficient": max(0.0, float((ranks * np.sort(shares)).sum() / size)),
             "gini_simpson": float(1 - (shares**2).sum())}
