@@ -4,7 +4,7 @@ Linear erasure, which takes features and trains no network, stands apart: :mod:`
 changes the training rows and trains nothing: :mod:`.resampling`.
 """
 
-from . import resampling
+from . import erasure, resampling
 from .adversarial import AdversarialUnlearning
 from .balanced_batches import BalancedBatches
 from .group_models import ByGroup, GroupModels
@@ -25,4 +25,5 @@ METHODS = {
 """Methods by the names that stored settings give them: ``METHODS[name](**settings)``."""
 
 __all__ = ["METHODS", "AdversarialUnlearning", "BalancedBatches", "ByGroup", "Grey", "GreyInput", "GroupModels",
-           "LearningNotToLearn", "Method", "Plain", "Reweighing", "resampling"]
+           "LearningNotToLearn", "Method", "Plain", "Reweighing", "erasure",
+           "resampling"]
