@@ -1,4 +1,4 @@
-"""The command ``bias-tutorial``: look at this machine, write simulated studies to disk, run many experiments.
+"""The command ``bias-tutorial``: look at this machine, write simulated studies to disk, run many experiments, audit.
 
 Each command is one call of a function that works as well from Python; it is imported only when the command runs.
 """
@@ -89,6 +89,42 @@ def sweep(
             typer.secho(f"✓ {recipe['store']}: holds all {len(runs)} runs of '{recipe['measure']}'", fg="green")
     if not same:
         raise typer.Exit(1)
+
+
+@app.command()
+def cxr(
+    out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or this very audit, unfinished.")],
+    csv: Annotated[Path | None, typer.Option(help="Table of MIMIC-CXR's form: subject_id, study_id, dicom_id, gender, "
+                                                  "race, anchor_age, insurance, 14 findings.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Folder of .npy or .tfrecord files, or one .npy of all rows; "
+                                                         "the table's column path when not given.")] = None,
+    resample: Annotated[list[str] | None, typer.Option(
+        help="What to train on besides all studies: counts, by-finding, reweighing, as-released, as-described, subset "
+             "(a control of equal size). Give it once for each; counts, by-finding, reweighing and subset when not "
+             "given.")] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Attributes to balance by, and to cross; sex and race when not "
+                                                      "given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the draws and the training.")] = 0,
+    epochs: Annotated[int, typer.Option(help="At most; training stops early.")] = 20,
+    draws: Annotated[int, typer.Option(help="Of the bootstrap and of the permutations.")] = 500,
+    policy: Annotated[str, typer.Option(help="What an uncertain label becomes: missing, negative or "
+                                             "positive.")] = "missing",
+    width: Annotated[int, typer.Option(help="Numbers in an embedding.")] = 1376,
+    demo: Annotated[bool, typer.Option("--demo", help="Audit a simulated cohort: no table needed.")] = False,
+):
+    """Audit chest X-ray findings by group: who is in the data, what is missed in whom, what resampling changes.
+
+    Writes report.html, tables, TensorBoard logs and run.json. Stopped at any moment, the same command continues.
+    """
+    from . import audit
+
+    with _said_plainly("cxr", FloatingPointError, MemoryError, ModuleNotFoundError):
+        asked = {"resample": resample, "by": by, "seed": seed, "epochs": epochs, "draws": draws}
+        settings = audit.Settings(**{name: value for name, value in asked.items() if value is not None})
+        if demo == (csv is not None) or demo and embeddings:
+            raise ValueError("give --csv with a table, or --demo without table and embeddings")
+        page = audit.demo(out, settings) if demo else audit.audit(csv, out, embeddings, settings, policy, width)
+    typer.secho(f"✓ {page}: open it in a browser", fg="green")
 
 
 @contextmanager
