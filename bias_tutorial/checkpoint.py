@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,9 @@ class State:
             self.best = copy.deepcopy((self.network.state_dict(), self.modules.state_dict()))
         if self.path is None:
             return
-        with atomic(self.path) as file:
-            torch.save({"owner": self.owner, "network": self.network.state_dict(), "best": self.best[0],
-                        "modules": self.modules.state_dict(), "best_modules": self.best[1],
-                        "optimizer": self.optimizer.state_dict(), "history": self.history}, file)
+        write(self.path, {"owner": self.owner, "network": self.network.state_dict(), "best": self.best[0],
+                          "modules": self.modules.state_dict(), "best_modules": self.best[1],
+                          "optimizer": self.optimizer.state_dict(), "history": self.history})
 
     def resume(self, device: str) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -67,6 +67,24 @@ def load(path: str | os.PathLike, device: str = "cpu") -> dict[str, Any]:
     ValueError
         When the file is damaged or no checkpoint of :func:`bias_tutorial.training.fit`.
     """
+    parts = ("owner", "network", "best", "modules", "best_modules", "optimizer", "history")
+    return read(path, parts, "checkpoint of bias_tutorial.training.fit", device)
+
+
+def write(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write weights and plain values to a file, in one piece."""
+    with atomic(path) as file:
+        torch.save(content, file)
+
+
+def read(path: str | os.PathLike, parts: Sequence[str], what: str, device: str = "cpu") -> dict[str, Any]:
+    """Read what :func:`write` wrote; runs no code from the file.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged, or lacks a part of what it should be.
+    """
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
@@ -74,7 +92,6 @@ def load(path: str | os.PathLike, device: str = "cpu") -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - a damaged archive may fail anywhere in torch, zipfile or pickle
         raise ValueError(f"checkpoint '{path}' cannot be read ({type(error).__name__}); it is damaged or none. "
                          "Delete it to start anew") from None
-    parts = {"owner", "network", "best", "modules", "best_modules", "optimizer", "history"}
-    if not isinstance(found, dict) or not parts <= set(found):
-        raise ValueError(f"'{path}' is no checkpoint of bias_tutorial.training.fit")
+    if not isinstance(found, dict) or not set(parts) <= set(found):
+        raise ValueError(f"'{path}' is no {what}")
     return found
