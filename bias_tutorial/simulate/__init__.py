@@ -9,16 +9,19 @@ import numpy as np
 
 from ..cohort import Cohort
 from ..scenario import Scenario
+from . import chest as _chest
 from . import tumour as _tumour
 from .brain import brain, design, drawn_table, render, schema
+from .chest import ChestDesign, chest
 from .marks import MARKS
 from .tumour import TumourDesign, tumour
 
-__all__ = ["TumourDesign", "brain", "counterfactual", "design", "drawn_table", "remake", "render", "schema", "tumour"]
+__all__ = ["ChestDesign", "TumourDesign", "brain", "chest", "counterfactual", "design", "drawn_table", "remake",
+           "render", "schema", "tumour"]
 
 
-def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohort:
-    """The same subjects with bias effects off (0) or on (1), everything else identical to the last bit.
+def counterfactual(cohort: Cohort, workers: int = 1, **attributes) -> Cohort:
+    """The same subjects with something changed, everything that does not follow from it identical to the last bit.
 
     Parameters
     ----------
@@ -26,9 +29,11 @@ def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohor
         Simulated; also after saving, loading, or taking a subset.
     workers : int
         Processes.
-    **attributes : int
-        0 or 1 for each attribute to change. A subject given an effect it did not carry gets the strength it would
-        have had; a mark is drawn on a lesion of any kind.
+    **attributes
+        What to change. Brain and tumour cohorts: bias effects off (0) or on (1); a subject given an effect it did not
+        carry gets the strength it would have had; a mark is drawn on a lesion of any kind. Chest cohorts: any
+        attribute, finding, device or latent to any value it can have; what follows from it (anatomy from sex and age,
+        severity from a finding) follows, with the same chance parts.
 
     Returns
     -------
@@ -38,17 +43,12 @@ def counterfactual(cohort: Cohort, workers: int = 1, **attributes: int) -> Cohor
     Raises
     ------
     ValueError
-        For a cohort that was not simulated, an attribute it does not have, or a value other than 0 or 1.
+        For a cohort that was not simulated, an attribute it does not have, or a value that cannot be.
     """
     _check_simulated(cohort.meta)
-    known = _WORLDS[cohort.meta["simulator"]].attributes(cohort.meta)
-    for name, value in attributes.items():
-        if name not in known:
-            raise ValueError(f"the cohort has no attribute '{name}', "
-                             f"expected one of {', '.join(known) or 'none: its design has no bias'}")
-        if value not in (0, 1):
-            raise ValueError(f"attribute '{name}' can be set to 0 or 1, got {value!r}")
-    changes = {**cohort.meta["counterfactual"], **{k: int(v) for k, v in attributes.items()}}
+    check = _WORLDS[cohort.meta["simulator"]].check
+    changes = {name: check(cohort.meta, name, value) for name, value in attributes.items()}
+    changes = {**cohort.meta["counterfactual"], **changes}
     return _make({**cohort.meta, "counterfactual": changes}, cohort.table["image_id"], workers)
 
 
@@ -84,13 +84,29 @@ def _make_brain(meta, rows, workers) -> Cohort:
 class _World(NamedTuple):
     """How the cohorts of one simulator are made again: all from their ``meta``."""
 
-    attributes: Callable  # names of what can be set
+    check: Callable  # what a change sets, or an error
     table: Callable
     make: Callable
 
 
-_WORLDS = {"brain": _World(lambda meta: Scenario.from_dict(meta["scenario"]).attribute_names, drawn_table, _make_brain),
-           "tumour": _World(lambda meta: tuple(MARKS), _tumour.drawn_table, _tumour.make)}
+def _effect(names: Callable) -> Callable:
+    """The check of a world in which some attributes can be 0 or 1."""
+    def check(meta: dict[str, Any], name: str, value: Any) -> int:
+        known = names(meta)
+        if name not in known:
+            raise ValueError(f"the cohort has no attribute '{name}', "
+                             f"expected one of {', '.join(known) or 'none: its design has no bias'}")
+        if value not in (0, 1):
+            raise ValueError(f"attribute '{name}' can be set to 0 or 1, got {value!r}")
+        return int(value)
+
+    return check
+
+
+_WORLDS = {"brain": _World(_effect(lambda meta: Scenario.from_dict(meta["scenario"]).attribute_names), drawn_table,
+                           _make_brain),
+           "tumour": _World(_effect(lambda meta: tuple(MARKS)), _tumour.drawn_table, _tumour.make),
+           "chest": _World(_chest.check_change, _chest.drawn_table, _chest.make)}
 
 
 def _check_simulated(meta: dict[str, Any]) -> None:
