@@ -145,8 +145,9 @@ def test_nobody_is_named_and_no_small_count_is_shown(done, damaged):
     everything = b"\n".join(path.read_bytes() for path in written)
     for column in ("subject_id", "study_id", "dicom_id"):
         assert not any(str(value).encode() in everything for value in table[column].unique()), column
-    counts = {"input": ["number"], "labels": ["1", "blank", "uncertain"], "groups": ["patients", "studies",
-              "test_patients"], "prevalence": ["known", "present"], "procedures": ["training_studies"],
+    counts = {"input": ["number"], "labels": ["1", "blank", "uncertain"], "prevalence": ["known", "present"],
+              "groups": ["patients", "studies", "test_patients"],
+              "procedures": ["training_studies", "different_studies"],
               "metrics": ["studies", "patients", "patients_with", "patients_without"], "gaps": ["smallest_n"],
               "underdiagnosis": ["patients_with_a_finding"]}
     found, hidden = tables(done), 0

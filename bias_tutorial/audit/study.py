@@ -84,8 +84,8 @@ class Results:
     left_out : tuple of str
         Findings that too few patients have, or do not have, in some split.
     arms : dict of str to dict
-        By procedure: ``training``, ``thresholds``, ``metrics``, ``gaps``, ``levelling_down`` (data frames), ``rows``
-        (a group), ``rates`` (a group and finding), ``notes``.
+        By procedure: ``rows`` (a group), ``rates`` (a group and finding), ``different`` (rows), and the rows of the
+        tables ``training``, ``thresholds``, ``metrics``, ``gaps``, ``levelling_down``.
     """
 
     cohort: Cohort
@@ -152,7 +152,7 @@ def run(cohort: Cohort, out: Path, settings: Settings, progress: bool = True) ->
     ------
     ValueError
         For a patient on both sides of the split, an attribute that the cohort lacks, no finding with enough patients,
-        a test split without a group of enough patients, and all that resampling and training refuse.
+        and all that resampling and training refuse.
     """
     for name in settings.by:
         if name not in cohort.schema.attributes:
@@ -166,19 +166,16 @@ def run(cohort: Cohort, out: Path, settings: Settings, progress: bool = True) ->
         record = out / WORK / f"{name}.json"
         if not record.is_file():
             sample = procedures.make(name, groups, settings.seed, sizes)
-            tqdm.write(f"{name} ({number} of {len(settings.resample)}): {len(sample):,} training studies")
+            if progress:
+                tqdm.write(f"{name} ({number} of {len(settings.resample)}): {len(sample):,} training studies")
             probabilities = _trained(name, sample, cohort, learned, out, settings, progress)
-            rows = np.bincount(groups.codes[np.searchsorted(groups.rows, sample.rows)], minlength=len(groups.names))
-            found = judge.tables(name, probabilities, progress)
             write_text(record, to_json({
-                "size": len(sample), "rows": rows, "rates": procedures.rates_by_group(groups, sample),
-                "notes": sample.report.notes, "tables": {key: t.to_dict("list") for key, t in found.items()}}))
-        stored = json.loads(record.read_text(encoding="utf-8"))  # new or old: the numbers come the same way
+                "rows": procedures.rows_by_group(groups, sample), "rates": procedures.rates_by_group(groups, sample),
+                "different": len(np.unique(sample.rows)), **judge.tables(name, probabilities, progress)}))
+        arms[name] = json.loads(record.read_text(encoding="utf-8"))  # new or old: the numbers come the same way
+        sizes[name] = sum(arms[name]["rows"])
         if name == procedures.PLAIN:
             judge.plain = _probabilities(out, name)
-        sizes[name] = stored["size"]
-        arms[name] = {"rows": np.array(stored["rows"]), "rates": np.array(stored["rates"], dtype=float),
-                      "notes": stored["notes"], **{key: pd.DataFrame(t) for key, t in stored["tables"].items()}}
     return Results(cohort, settings, groups, learned, left_out, arms)
 
 
@@ -251,19 +248,19 @@ class Judge:
         labels, people, patients = self.parts[split]
         return Audited(labels, probability, people, patients, self.settings.by)
 
-    def tables(self, name: str, found: Mapping[str, np.ndarray], progress: bool) -> dict[str, pd.DataFrame]:
-        """Everything the report needs to know of one procedure."""
+    def tables(self, name: str, found: Mapping[str, np.ndarray], progress: bool) -> dict[str, list[dict[str, Any]]]:
+        """Everything the report needs to know of one procedure, as rows of its tables."""
         validation, test = (self.predictions(split, found[split]) for split in ("validation", "test"))
         how = {"seed": self.settings.seed, "draws": self.settings.draws}
         cuts = {rule: findings.thresholds(validation, rule) for rule in RULES}
-        made = {"training": [pd.DataFrame({key.removeprefix("history_"): values for key, values in found.items()
-                                           if key.startswith("history_")})],
-                "thresholds": [pd.DataFrame(cuts).rename_axis("finding").reset_index()]}
+        history = {key.removeprefix("history_"): values for key, values in found.items() if key.startswith("history_")}
+        made = {"training": pd.DataFrame(history).to_dict("records"),
+                "thresholds": pd.DataFrame(cuts).rename_axis("finding").reset_index().to_dict("records")}
         plain = name == procedures.PLAIN
         rules = RULES if plain else (CHOSEN,)  # once is enough to show what the rule does
         with tqdm(total=9 if plain else 5, desc=f"{name}: judging", disable=not progress) as bar:
             def add(key: str, table: pd.DataFrame, **labels: str) -> None:
-                made.setdefault(key, []).append(table.assign(**labels))
+                made.setdefault(key, []).extend(table.assign(**labels).to_dict("records"))
                 bar.update()
 
             for rule in rules:
@@ -275,7 +272,7 @@ class Judge:
                 both = before["test"], test, findings.thresholds(before["validation"], CHOSEN), cuts[CHOSEN]
                 for rate in RATES:
                     add("levelling_down", gaps.levelling_down(*both, rate, **how), rate=rate)
-        return {key: pd.concat(parts, ignore_index=True) for key, parts in made.items()}
+        return made
 
 
 def digest(path: Path) -> str:

@@ -37,9 +37,8 @@ def publish(results: study.Results) -> dict[str, pd.DataFrame]:
     found["procedures"] = _procedures(results)
     behind = _behind(cohort, people, by, results.findings)
     for key, finish in _SHOWN.items():
-        if raw := [arm[key].assign(procedure=name) for name, arm in results.arms.items() if key in arm]:
-            found[key] = finish(pd.concat(raw, ignore_index=True), behind)
-            found[key].insert(0, "procedure", found[key].pop("procedure"))
+        if rows := [{"procedure": name} | row for name, arm in results.arms.items() for row in arm.get(key, ())]:
+            found[key] = finish(pd.DataFrame(rows), behind)
     found["underdiagnosis"] = _underdiagnosis(found["metrics"])
     return found
 
@@ -135,9 +134,10 @@ def _procedures(results: study.Results) -> pd.DataFrame:
     members = [np.flatnonzero(groups.codes == code) for code in range(len(groups.names))]
     fits = support(groups.labels, members, groups.patients).min(axis=0).T >= LEAST  # (groups, findings)
     for name, arm in results.arms.items():
-        rates = np.where(fits, arm["rates"], np.nan)[:, fits.sum(axis=0) > 1]
+        rates = np.where(fits, np.array(arm["rates"], dtype=float), np.nan)[:, fits.sum(axis=0) > 1]
         spread = np.nanmax(rates, axis=0) - np.nanmin(rates, axis=0) if rates.size else np.array([np.nan])
-        rows.append({"procedure": name, "training_studies": shown([arm["rows"].sum()])[0],
+        rows.append({"procedure": name, "training_studies": shown([sum(arm["rows"])])[0],
+                     "different_studies": shown([arm["different"]])[0],
                      "epochs": len(arm["training"]), **_even(shown(arm["rows"])),
                      "prevalence_spread": round(float(spread.mean()), 2)})
     return pd.DataFrame(rows)
