@@ -68,7 +68,7 @@ class ChestDesign:
         ``odds[outcome][state]``: what the odds of an outcome are multiplied by where a state holds. Both are a finding,
         a device, or a value of an attribute, such as ``{"effusion": {"F": 2}, "AP": {"60-80": 3}, "tube":
         {"pneumothorax": 8}}``. The state must come first in the order of drawing: sex, age_group, site, the findings,
-        pacemaker, view, tube, wires. Several factors multiply. A view with states acts as view given all of those.
+        pacemaker, view, tube, wires. Several factors multiply.
     images : int
         Images per patient. Sex, age, site, findings and pacemaker are the patient's; view, tube, wires and the rest of
         the acquisition the image's.
@@ -195,7 +195,8 @@ def chest(design: ChestDesign, n_patients: int, seed: int, shape: tuple[int, int
     Notes
     -----
     *Severity.* ``<finding>_severity`` is N(+1, 1) where a finding is present and N(-1, 1) where not, balanced over sex
-    and age group, and the finding shows by a rising function of severity (``EFFECTS``) that is the same in everybody:
+    and age group, and the finding shows by a rising function of severity that is the same in everybody
+    (``chest_subjects.EFFECTS``; latents are cut to ``RANGES`` there, which few reach):
     the answer key holds for a reader of severity. Nothing is special at the border between present and absent, as in
     nature: an absent effusion is a little fluid, an absent nodule a faint one. At low severity they fall below what
     pixels and noise let through: a pneumothorax below d = -1 is thinner than a 64-pixel image's pixel. So the key at
