@@ -75,7 +75,7 @@ def levelling(how: str = "fixed") -> plotting.Figure:
     for arm, label in PROCEDURES.items():
         gap, mean = (runs[f"{arm}_{what}_{how}_change"].to_numpy() for what in ("gap", "fnr"))
         series.append(plotting.Series(label, [gap.mean()], *np.transpose([claims.over_seeds(mean)]), points=True))
-    return plotting.lines(series, "change of the gap (left: smaller)", "change of mean FNR (up: worse)", mark=0.0,
+    return plotting.lines(series, "change of the gap", "change of mean FNR", mark=0.0,
                           legend=True)
 
 
