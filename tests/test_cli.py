@@ -26,10 +26,11 @@ def run(*arguments: str):
 
 
 def test_help_names_the_commands():
-    for arguments in (("--help",), ("doctor", "--help"), ("sweep", "--help"), ("simulate", "--help")):
+    for arguments in (("--help",), *((name, "--help") for name in ("doctor", "cxr", "sweep", "simulate"))):
         result = run(*arguments)
         assert result.exit_code == 0
-    assert {"doctor", "simulate", "sweep"} == {command.callback.__name__ for command in cli.app.registered_commands}
+    commands = {command.callback.__name__ for command in cli.app.registered_commands}
+    assert commands == {"cxr", "doctor", "simulate", "sweep"}
     options = set(re.findall("--[a-z]+", result.output))
     assert {"--out", "--p", "--n", "--seed", "--shape", "--layout", "--workers"} <= options
 

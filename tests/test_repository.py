@@ -26,7 +26,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Colab in August 2026, of what the package needs; the set-up contract (tests/colab.py) installs the same.
 COLAB = {"python": "3.13.15", "numpy": "2.1.3", "pandas": "2.2.3", "scikit-learn": "1.6.1", "scipy": "1.16.3",
          "matplotlib": "3.10.0", "ipywidgets": "7.7.1", "ipython": "7.34.0", "ipykernel": "6.17.1", "torch": "2.11.0"}
-IMPORT_NAMES = {"pil": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "ipython": "ipython",
+IMPORT_NAMES = {"pil": "pillow", "markupsafe": "jinja2", "sklearn": "scikit-learn", "yaml": "pyyaml",
+                "ipython": "ipython",
                 "mdit_py_plugins": "mdit-py-plugins", "markdown_it": "markdown-it-py"}
 DEVELOPMENT = {"nilearn"}  # only to remake the template
 
@@ -76,7 +77,7 @@ def test_colabs_versions_are_those_of_the_set_up_contract():
 
 def test_pins_satisfy_the_bounds_and_cover_them():
     pinned = pins()
-    for name, requirement in declared("readers", "book").items():
+    for name, requirement in declared("readers", "book", "report").items():
         assert name in pinned, f"{name} is in pyproject.toml but not in requirements.txt"
         assert requirement.specifier.contains(pinned[name]), f"{name}=={pinned[name]} is below {requirement}"
 
@@ -94,8 +95,9 @@ def test_this_environment_has_the_pinned_versions():
 
 def test_every_import_of_the_package_is_declared():
     """What a chapter can reach is a core dependency; readers and the check of the prose may use their extra."""
-    core, all_extras = declared(), declared("readers", "book", "cluster")
-    with_extra = {"prose.py", "sources.py", "claims_checks.py", "files.py", "table.py", "matlab.py", "cluster.py"}
+    core, all_extras = declared(), declared("readers", "book", "cluster", "report")
+    with_extra = {"prose.py", "sources.py", "claims_checks.py", "files.py", "table.py", "matlab.py", "cluster.py",
+                  "report.py"}
     for path in sorted((ROOT / "bias_tutorial").rglob("*.py")):
         names = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
