@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_training import Interrupting, _one_thread  # noqa: F401
 
-from bias_tutorial.autoencoders import KINDS, Autoencoder, VariationalAutoencoder, direction, load
+from bias_tutorial.autoencoders import KINDS, Autoencoder, DiffusionAutoencoder, VariationalAutoencoder, direction, load
 from bias_tutorial.autoencoders.autoencoder import arc, halvings
 from bias_tutorial.cohort import Cohort, Schema
 from bias_tutorial.training import Recipe
@@ -217,6 +217,14 @@ def test_a_run_that_was_interrupted_ends_as_if_it_was_not(kind, at, tmp_path):
 
 
 @BOTH
+def test_in_bf16_too(kind):
+    model, data = small(kind), cohort()
+    history = fit(model, data, replace(SHORT, precision="bf16"))
+    assert np.isfinite(history.drop(columns="best")).all(axis=None)
+    assert model.encode(data).dtype == np.float32 and not history.equals(fit(small(kind), data))
+
+
+@BOTH
 def test_the_test_split_is_not_looked_at(kind):
     data = cohort()
     images = data.images.copy()
@@ -295,6 +303,8 @@ def test_bad_images_and_latents_are_refused(trained):
     for latents in (np.zeros((2, 3)), np.zeros(4)):
         with pytest.raises(ValueError, match=r"latents have the shape .*, expected \(n, 4\)"):
             trained.decode(latents)
+    with pytest.raises(ValueError, match=r"belong together have \[2, 3\] rows"):
+        DiffusionAutoencoder((1, 16, 16), 4, width=8).invert(data.images[:2], np.zeros((3, 4)))
     with pytest.raises(ValueError, match="no latents to sample from before fit"):
         small("variational").sample(2)
 

@@ -134,7 +134,8 @@ def test_times_as_waves():
         [0, 0, 1, 1], pytest.approx([np.sin(1), np.sin(1e-4), np.cos(1), np.cos(1e-4)], rel=1e-5)]
 
 
-@pytest.mark.parametrize("steps", [0, 1001, 2.5])
-def test_bad_steps_are_refused(steps):
-    with pytest.raises(ValueError, match=f"steps must be a whole number from 1 to 1000, got {steps}"):
+@pytest.mark.parametrize(("steps", "least"), [(0, "a whole number of at least 1"),
+                                              (1001, "at most 1000"), (2.5, "a whole")])
+def test_bad_steps_are_refused(steps, least):
+    with pytest.raises(ValueError, match=f"steps must be {least}.*got {steps}"):
         DiffusionAutoencoder(steps=steps)

@@ -17,6 +17,7 @@ from .. import environment
 from ..batches import in_batches, read, seeded
 from ..checkpoint import write
 from ..cohort import Cohort
+from ..scenario import whole
 from ..training import Recipe, Step, Task, run
 
 GROUPS = 8
@@ -55,33 +56,33 @@ class Autoencoder(nn.Module):
 
     recipe: ClassVar[Recipe]
     """How it is trained when nothing else is asked for."""
+    outputs: ClassVar[int] = 1
+    """Numbers that the encoder gives for each latent."""
 
     def __init__(self, shape: Sequence[int] = (1, 32, 32), latent: int = 64, width: int = 32, seed: int = 0,
-                 outputs: int = 1, **settings: Any):
+                 **settings: Any):
         super().__init__()
-        self.shape = tuple(shape)
-        self.settings = {"shape": self.shape, "latent": latent, "width": width, "seed": seed, **settings}
-        for name in ("latent", "width"):
-            if not (isinstance(self.settings[name], int) and self.settings[name] >= 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {self.settings[name]!r}")
+        self.shape, self.latent, width = tuple(shape), whole(latent, "latent", least=1), whole(width, "width", least=1)
         if width % GROUPS:
             raise ValueError(f"width must be a multiple of {GROUPS}, got {width}")
-        self.latent, self.levels = latent, halvings(self.shape)
+        self.settings = {"shape": self.shape, "latent": self.latent, "width": width, "seed": seed, **settings}
+        self.levels = halvings(self.shape)
         self.widths = [width * min(2**level, 4) for level in range(self.levels)]
         self.coarsest = tuple(side >> self.levels for side in self.shape[1:])
-        self.register_buffer("latent_mean", torch.full((latent,), torch.nan))
-        self.register_buffer("latent_factor", torch.full((latent, latent), torch.nan))
+        self.register_buffer("latent_mean", torch.full((self.latent,), torch.nan))
+        self.register_buffer("latent_factor", torch.full((self.latent, self.latent), torch.nan))
         with seeded(seed, 0):
-            self.encoder = self.make_encoder(outputs * latent)
+            self.encoder = self.make_encoder()
             self.make_decoder()
         self.to(memory_format=torch.channels_last)  # the order in which convolutions are fastest
 
-    def make_encoder(self, outputs: int) -> nn.Sequential:
+    def make_encoder(self) -> nn.Sequential:
         """Strided convolutions down to the coarsest level, then one linear layer; the same for every kind."""
         layers = [layer for before, after in pairwise([self.shape[0], *self.widths])
                   for layer in (nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(GROUPS, after),
                                 nn.SiLU())]
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(self.widths[-1] * np.prod(self.coarsest), outputs))
+        features = self.widths[-1] * math.prod(self.coarsest)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, self.outputs * self.latent))
 
     # ------------------------------------------------------------------ what a kind brings
     def make_decoder(self) -> None:
@@ -233,6 +234,8 @@ class Autoencoder(nn.Module):
              batch_size: int = 128) -> np.ndarray:
         """Do something with images, and latents or noise, a batch at a time, in fp32 and in evaluation mode."""
         self.eval()
+        if len(counts := {len(part) for part in inputs}) > 1:
+            raise ValueError(f"images, latents and noise that belong together have {sorted(counts)} rows")
         rows = np.arange(len(inputs[0])) if rows is None else rows
         return np.concatenate([act(*(self._tensor(part, some) for part in inputs)).float().cpu().numpy()
                                for some in in_batches(rows, batch_size)])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..scenario import whole
 from ..training import Recipe
 from .autoencoder import GROUPS, Autoencoder, Images
 
@@ -55,14 +56,14 @@ class DiffusionAutoencoder(Autoencoder):
     Progressive distillation for fast sampling of diffusion models, ICLR 2022, section 4 (the velocity).
     """
 
-    recipe = Recipe(epochs=40, batch_size=32, learning_rate=1e-3, weight_decay=0.0, patience=10, shift=0)
+    recipe = Recipe(epochs=20, batch_size=16, learning_rate=2e-3, weight_decay=0.0, patience=10, shift=0)
 
     def __init__(self, shape: Sequence[int] = (1, 32, 32), latent: int = 64, width: int = 32, steps: int = 20,
                  seed: int = 0):
-        if not (isinstance(steps, int) and 1 <= steps <= TIMES):
-            raise ValueError(f"steps must be a whole number from 1 to {TIMES}, got {steps!r}")
-        self.steps = steps
+        if (steps := whole(steps, "steps", least=1)) > TIMES:
+            raise ValueError(f"steps must be at most {TIMES}, got {steps}")
         super().__init__(shape, latent, width, seed, steps=steps)
+        self.steps = steps
         self.register_buffer("signals", signal(), persistent=False)
 
     def make_decoder(self) -> None:

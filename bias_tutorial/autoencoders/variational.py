@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from torch import nn
 from ..training import Recipe
 from .autoencoder import GROUPS, Autoencoder
 
-NOISE = 0.1
+NOISE = 0.05
 """Standard deviation of a pixel around the decoded one, in the likelihood; images lie in [0, 1]."""
 
 
@@ -38,18 +39,19 @@ class VariationalAutoencoder(Autoencoder):
     beta-VAE: learning basic visual concepts with a constrained variational framework, ICLR 2017, section 2.
     """
 
-    recipe = Recipe(epochs=40, batch_size=32, learning_rate=1e-3, weight_decay=0.0, patience=10, shift=0)
+    recipe = Recipe(epochs=40, batch_size=16, learning_rate=2e-3, weight_decay=0.0, patience=10, shift=0)
+    outputs = 2
 
     def __init__(self, shape: Sequence[int] = (1, 32, 32), latent: int = 64, width: int = 32, beta: float = 1.0,
                  seed: int = 0):
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta must be a finite number of at least 0, got {beta!r}")
         self.beta = beta
-        super().__init__(shape, latent, width, seed, outputs=2, beta=beta)
+        super().__init__(shape, latent, width, seed, beta=beta)
 
     def make_decoder(self) -> None:
         """The encoder's mirror image: nearest neighbours doubled, then a convolution."""
-        start = [nn.Linear(self.latent, self.widths[-1] * int(np.prod(self.coarsest))),
+        start = [nn.Linear(self.latent, self.widths[-1] * math.prod(self.coarsest)),
                  nn.Unflatten(1, (self.widths[-1], *self.coarsest))]
         blocks = [layer for before, after in pairwise([*self.widths[::-1], self.widths[0]])
                   for layer in (nn.GroupNorm(GROUPS, before), nn.SiLU(), nn.Upsample(scale_factor=2),
