@@ -228,7 +228,8 @@ def test_the_live_control_of_chapter_6_computes_anew(monkeypatch):
         return results
 
     scope = {"study": SimpleNamespace(resampled=resampled), "settings": {
-        "features": 115, "by": ["race", "insurance"], "design": {"read_out": 1.0}, "recipe": {"epochs": 2, "precision": "fp32"}}}
+        "features": 115, "by": ["race", "insurance"], "design": {"read_out": 1.0},
+        "recipe": {"epochs": 2, "precision": "fp32"}}}
     exec(smaller, scope)  # noqa: S102 - the chapter's own cell, with smaller samples
     widget = eval("explore.live(" + call, scope)  # noqa: S307
     for asked in ((2, "prevalence", "counts"), (2, "feature_quality", "reweighing")):
