@@ -83,6 +83,18 @@ def test_inversion_finds_the_noise_and_comes_back():
     assert found[1][0] < found[0][0] / 3 and found[1][1] < found[0][1] / 3
 
 
+def test_steps_are_closer_together_near_the_image_and_read_at_their_noisier_end():
+    asked, known = [], model(4)
+    known.denoiser = Knows(torch.tensor(0.5))
+    known.denoiser.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1].tolist()))
+    known.decode(np.zeros((2, 2)))
+    times = [1000, 562, 250, 62]  # 1000 (k / 4)^2; the last step ends at 0
+    assert asked == [[time] * 2 for time in times]
+    asked.clear()
+    known.invert(np.full((1, 1, 8, 8), 0.75), np.zeros((1, 2)))
+    assert asked == [[time] for time in reversed(times) for _ in range(3)]
+
+
 def test_the_loss_is_the_error_of_the_velocity():
     """Before training nothing is predicted: E[share noise^2 + (1 - share) image^2] is left, here image^2 = 1/4."""
     torch.manual_seed(0)
