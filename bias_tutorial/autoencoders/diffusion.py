@@ -40,17 +40,18 @@ class DiffusionAutoencoder(Autoencoder):
     Notes
     -----
     Smaller than the published network, and different in three ways, all for training in minutes. The denoiser works on
-    patches of 2 x 2 pixels, without attention. The latents also enter it as a map at its coarsest level, since by
-    factors of channels alone it learns slowly where things are. And what it predicts is the velocity
+    patches of 2 x 2 pixels, without attention. The latents also enter it as a map at its coarsest level, so that where
+    things are need not be told by factors of channels alone. And what it predicts is the velocity
     ``sqrt(share) noise - sqrt(1 - share) image``, from which both follow: the squared error of that is the published
-    one of the noise divided by the share of signal. Noise alone must be predicted very well before the image can be
-    read from it where hardly any is left in the mix; after some minutes of training, decoding was not there yet. No
-    moving average of the weights is kept; the learning rate falls to nearly nothing instead.
+    one of the noise divided by the share of signal. The noise alone must be predicted very well before the image can
+    be read from it where hardly any is left in the mix: in a trial of nine epochs of 1,000 images, decoding was still
+    worse than the mean image. No moving average of the weights is kept; the learning rate falls to nearly nothing
+    instead.
 
     References
     ----------
-    Preechakul et al., Diffusion autoencoders: toward a meaningful and decodable representation, CVPR 2022, section 3
-    (equations 2 to 8); Song et al., Denoising diffusion implicit models, ICLR 2021, equation 12 at sigma 0; Ho et al.,
+    Preechakul et al., Diffusion autoencoders: toward a meaningful and decodable representation, CVPR 2022, section 3;
+    Song et al., Denoising diffusion implicit models, ICLR 2021, equation 12 at sigma 0; Ho et al.,
     Denoising diffusion probabilistic models, NeurIPS 2020, section 4 (the schedule); Pan et al., Effective real image
     editing with accelerated iterative diffusion inversion, ICCV 2023 (inverting in few steps); Salimans and Ho,
     Progressive distillation for fast sampling of diffusion models, ICLR 2022, section 4 (the velocity).
@@ -106,7 +107,7 @@ class DiffusionAutoencoder(Autoencoder):
 
         The times are closer together near the image (Song et al. 2021, appendix D.2). A step towards noise is the one
         from which the step back returns: found by taking it ``ROUNDS`` times, each with the noise that the denoiser
-        sees where the last one arrived (Pan et al. 2023, section 3).
+        sees where the last one arrived (Pan et al. 2023).
         """
         times = sorted({round(TIMES * (k / self.steps)**2) for k in range(self.steps + 1)}, reverse=start > end)
         for before, after in pairwise(times):
@@ -179,7 +180,7 @@ class Denoiser(nn.Module):
 class Block(nn.Module):
     """Two convolutions and a way around them; between them the features are scaled by time and latents.
 
-    Adaptive group normalisation of Preechakul et al. 2022, equation 7: normalised features, times and plus what the
+    Adaptive group normalisation of Preechakul et al. 2022, section 3: normalised features, times and plus what the
     time says, times what the latents say.
     """
 
