@@ -161,7 +161,7 @@ def test_rows_picked_by_score_lose_findings_where_groups_shrink_and_gain_them_wh
     assert found["shrunk"] < -0.05 and found["grown"] > 0.005 and found["shrunk_rows"] > 0.05
     assert 0 < found["scored"] < 1
     nothing = study.stripped({"causes": [], "n_learn": 20000, "design": {"read_out": 1.0}}, 900)
-    assert nothing["scored"] < found["scored"] or nothing["shrunk_rows"] < found["shrunk_rows"]
+    assert nothing["scored"] < found["scored"] and nothing["shrunk_rows"] < found["shrunk_rows"]
 
 
 def test_shares_made_equal_leave_the_others():

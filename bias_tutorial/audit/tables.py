@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..findings import NO_FINDING
-from ..mitigation.resampling.report import _evenness
+from ..mitigation.resampling.report import evenness
 from . import study
 from .groups import UNKNOWN, demographics, sets
 from .privacy import LEAST, masked, numeric, share, shown, support
@@ -107,7 +107,7 @@ def _evenness_of(groups: pd.DataFrame) -> pd.DataFrame:
 
 def _even(counts: list) -> dict[str, float]:
     """Entropy and both Gini measures of shown counts, two digits."""
-    return {key: round(value, 2) for key, value in _evenness(numeric(counts)).items() if key != "rows"}
+    return {key: round(value, 2) for key, value in evenness(numeric(counts)).items() if key != "rows"}
 
 
 def _prevalence(cohort, people: pd.DataFrame, by: tuple[str, ...], learned: tuple[str, ...]) -> pd.DataFrame:

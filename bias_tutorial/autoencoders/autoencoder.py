@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ Images = Cohort | np.ndarray
 """A cohort, or images of shape (n, channels, height, width) in [0, 1]."""
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Turns images into a few numbers, the latents, and latents into images; learned without any label.
 
     Kinds differ in how they are trained and decode: :class:`VariationalAutoencoder`, :class:`DiffusionAutoencoder`.
@@ -85,18 +86,19 @@ class Autoencoder(nn.Module):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, self.outputs * self.latent))
 
     # ------------------------------------------------------------------ what a kind brings
+    @abstractmethod
     def make_decoder(self) -> None:
         """Make the parts that decode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Latents ``(n, latent)`` of images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is trained, as ``train_loss``, and what else is to be noted of a batch, means over its images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, latents: np.ndarray, noise: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
         """Images in [0, 1], shape ``(n, *shape)``, of latents ``(n, latent)``.
 
@@ -110,7 +112,6 @@ class Autoencoder(nn.Module):
         seed : int
             Of that draw.
         """
-        raise NotImplementedError
 
     def invert(self, images: Images, latents: np.ndarray) -> np.ndarray | None:
         """What of the images the latents do not hold, as noise to :meth:`decode` from; None where nothing is kept."""

@@ -122,7 +122,7 @@ def report(groups: Groups, times: np.ndarray, extra: np.ndarray | None = None, w
         "duplicates": _sums(groups.codes, np.maximum(times - 1, 0), size).astype(int),
         "augmented": 0 if extra is None else _sums(groups.codes, extra, size).astype(int), "most_copies": most,
     }, index=pd.Index(groups.names, name="group"))
-    balance = pd.DataFrame([_evenness(groups.counts), _evenness(after)], index=["before", "after"])
+    balance = pd.DataFrame([evenness(groups.counts), evenness(after)], index=["before", "after"])
     before = rates(groups)
     now = rates(groups, whole if weights is None else weights * whole[:, None])
     findings = pd.DataFrame({"group": np.repeat(groups.names, len(groups.findings)),
@@ -149,7 +149,8 @@ def _sums(codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     return np.bincount(codes, weights=values, minlength=size)
 
 
-def _evenness(counts: np.ndarray) -> dict[str, float]:
+def evenness(counts: np.ndarray) -> dict[str, float]:
+    """How even the counts of groups are; the measures are those of :class:`Report`, ``balance``."""
     shares = counts / counts.sum()
     inhabited, size = shares[shares > 0], len(counts)
     ranks = 2 * np.arange(1, size + 1) - size - 1
