@@ -8,23 +8,20 @@ at the start stays, with its text and values.
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from itertools import product
 from math import isfinite
 from typing import Any
 
 from scipy.stats import binom
 
+from .page import MOST_BYTES as MOST_BYTES
+from .page import Output, check_controls, page, printed, setting, slider
 from .plotting import Figure, number
+from .point_map import point_map as point_map
 
-MOST_FRAMES = 120
-MOST_BYTES = 1_500_000
-"""What one explorer may weigh. A frame with a line figure is about 10 kB, with a picture of 112 x 96 about 12 kB more;
-equal pictures are stored once."""
 NO_KERNEL = "This control needs a running kernel: open this chapter in Jupyter or Colab and run the cell there."
 
 
@@ -45,24 +42,6 @@ class Frame:
     values: Mapping[str, float] = field(default_factory=dict)
     figure: Figure | None = None
     text: str = ""
-
-
-class Output:
-    """Something a notebook shows as HTML, with a plain text for where HTML is not shown."""
-
-    def __init__(self, page: str, text: str):
-        self.text = text
-        self._page = page
-
-    def html(self) -> str:
-        """Return the HTML, complete in itself."""
-        return self._page
-
-    def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/html": self._page, "text/plain": self.text}
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 def explorer(title: str, controls: Mapping[str, Sequence], frame: Callable[..., Frame],
@@ -97,45 +76,24 @@ def explorer(title: str, controls: Mapping[str, Sequence], frame: Callable[..., 
         control, a value is not finite, frames differ in value names or picture size, or the page passes 1.5 MB.
     """
     controls = {name: list(values) for name, values in controls.items()}
-    start = _check_controls(title, controls, dict(start or {}))
+    start = check_controls(title, controls, dict(start or {}))
     frames = {key: frame(**dict(zip(controls, key, strict=True))) for key in product(*controls.values())}
     _check_frames(title, frames)
     pictures: dict[str, int] = {}
     rows = []
     for key, shown in frames.items():
-        place = ", ".join(_setting(name, value) for name, value in zip(controls, key, strict=True))
-        values = [[_printed(v, digits), repr(_plain(v))] for v in shown.values.values()]
+        place = ", ".join(setting(name, value) for name, value in zip(controls, key, strict=True))
+        values = [[printed(_plain(v), digits), repr(_plain(v))] for v in shown.values.values()]
         words = ", ".join(f"{name} {value[0]}" for name, value in zip(shown.values, values, strict=True))
         picture = shown.figure.svg() if shown.figure else ""
         rows.append({"picture": pictures.setdefault(picture, len(pictures)), "values": values,
                      "text": shown.text or f"{place}: {words}."})
-    data = {"settings": [[_setting(name, v) for v in values] for name, values in controls.items()],
+    data = {"settings": [[setting(name, v) for v in values] for name, values in controls.items()],
             "pictures": list(pictures), "frames": rows}
     data["start"] = list(frames).index(tuple(start.values()))
     first = rows[data["start"]]
-    page = _page("explorer", title, _explorer_body(controls, start, labels or {}, data, first, frames), data)
-    if len(page.encode()) > MOST_BYTES:
-        raise ValueError(f"explorer '{title}' weighs {len(page.encode()):,} bytes with {len(frames)} frames, at most "
-                         f"{MOST_BYTES:,} fit a page; use fewer values or smaller pictures")
-    return Output(page, f"{title}. {first['text']}")
-
-
-def _check_controls(title: str, controls: dict[str, list], start: dict[str, Any]) -> dict[str, Any]:
-    """Return the start, complete and in the order of the controls."""
-    frames = 1
-    for name, values in controls.items():
-        frames *= len(values)
-        if len(values) < 2 or len(set(values)) < len(values):
-            raise ValueError(f"explorer '{title}': control '{name}' needs at least two different values, got {values}")
-        if start.setdefault(name, values[len(values) // 2]) not in values:
-            raise ValueError(f"explorer '{title}': start {name}={start[name]!r} is none of {values}")
-    if not controls or frames > MOST_FRAMES:
-        frames = frames if controls else 0
-        raise ValueError(f"explorer '{title}' would have {frames} frames, expected 2 to {MOST_FRAMES}")
-    unknown = set(start) - set(controls)
-    if unknown:
-        raise ValueError(f"explorer '{title}': start names '{sorted(unknown)[0]}', the controls are {list(controls)}")
-    return {name: start[name] for name in controls}
+    body = _explorer_body(controls, start, labels or {}, data, first, frames)
+    return Output(page("explorer", title, body, data), f"{title}. {first['text']}")
 
 
 def _check_frames(title: str, frames: Mapping[tuple, Frame]) -> None:
@@ -163,25 +121,10 @@ def _plain(value):
     return int(value) if whole else float(value)
 
 
-def _printed(value, digits: int) -> str:
-    value = _plain(value)
-    return number(value, digits) if isinstance(value, float) else f"{value:,}".replace("-", "−")
-
-
-def _setting(name: str, value) -> str:
-    return f"{name}: {value}" if isinstance(value, str) else f"{name} = {value:g}".replace("-", "−")
-
-
 def _explorer_body(controls, start, labels, data, first, frames) -> str:
-    sliders = []
-    for (name, values), settings in zip(controls.items(), data["settings"], strict=True):
-        k = values.index(start[name])
-        sliders.append(
-            f'<div class="bt-control"><label><span>{html.escape(labels.get(name, name))}</span>'
-            f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="{k}" '
-            f'aria-valuetext="{html.escape(settings[k])}"></label>'
-            f'<span class="bt-setting" aria-hidden="true">{html.escape(settings[k])}</span></div>')
-    at = ", ".join(_setting(name, start[name]) for name in controls)
+    sliders = [slider(labels.get(name, name), settings, values.index(start[name]))
+               for (name, values), settings in zip(controls.items(), data["settings"], strict=True)]
+    at = ", ".join(setting(name, start[name]) for name in controls)
     values = "".join(f'<div><dt>{html.escape(name)}</dt><dd data-value="{exact}">{shown}</dd></div>'
                      for name, (shown, exact) in zip(next(iter(frames.values())).values, first["values"], strict=True))
     picture = data["pictures"][first["picture"]]
@@ -264,7 +207,7 @@ def guessing_game(title: str, question: str, items: Sequence[Item], choices: Seq
             f'<div class="bt-choices" role="group" aria-label="{html.escape(question)}" hidden>{buttons}</div>'
             '<p class="bt-text" aria-live="polite"></p>'
             '<button type="button" class="bt-next" hidden>Next picture</button>')
-    return Output(_page("game", title, body, data), f"{title}. {question} {n} pictures to judge in the page.")
+    return Output(page("game", title, body, data), f"{title}. {question} {n} pictures to judge in the page.")
 
 
 # ---------------------------------------------------------------------- a live kernel
@@ -298,15 +241,3 @@ def live(function: Callable, /, *, button: bool = False, **controls):
         sliders[name] = control
     widget = ipywidgets.interactive(function, {"manual": button, "manual_name": "Compute again"}, **sliders)
     return widget
-
-
-def _page(kind: str, title: str, body: str, data: Mapping) -> str:
-    """Wrap a body with its data, style and script. Nothing in the data can end the script element early."""
-    assets = files(__package__) / "assets"
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    # The attribute keeps JupyterLab's own shortcuts off the sliders' arrow keys.
-    return (f'<div class="bt-explore" data-kind="{kind}" role="group" aria-label="{html.escape(title)}" '
-            f'data-lm-suppress-shortcuts="true"><style>{(assets / "explore.css").read_text("utf-8")}</style>'
-            f'<p class="bt-title">{html.escape(title)}</p>{body}'
-            f'<script type="application/json">{text}</script>'
-            f'<script>{(assets / "explore.js").read_text("utf-8")}</script></div>')

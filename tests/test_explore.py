@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_page_needs_nothing_from_elsewhere_and_has_no_id():
 
 
 def test_the_script_is_one_small_file():
-    script = (explore.files("bias_tutorial") / "assets" / "explore.js").read_text("utf-8")
+    script = (files("bias_tutorial") / "assets" / "explore.js").read_text("utf-8")
     assert len(script.splitlines()) < 200 and "</" not in script
 
 

@@ -1,13 +1,16 @@
-"""Explorers and game in a real browser, from a file, network cut: keyboard, touch, no scripts, accessibility."""
+"""Explorers, game and map in a real browser, from a file, network cut: keyboard, touch, no scripts, accessibility."""
 
+import ast
+import json
 import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bias_tutorial import pictures, plotting
-from bias_tutorial.explore import Frame, Item, explorer, guessing_game
+from bias_tutorial.explore import Frame, Item, explorer, guessing_game, point_map
 
 PS = [0.5, 0.6, 0.7, 0.8, 0.9]
 LABEL = "p, agreement of bias and disease"
@@ -34,8 +37,13 @@ def _game():
     return guessing_game("Can you see it?", "Was the contrast stretched?", items, ["yes", "no"])
 
 
+# Nine points: a square of three by three, rows from the bottom; and the same one upside down.
+SQUARE = np.array([[x, y] for y in range(3) for x in range(3)], dtype=float)
+ABOUT = pd.DataFrame({"site": list("ABC") * 3, "age": np.linspace(40, 72, 9) + 1 / 3, "coil": [True, False, False] * 3})
+SCANS = np.random.default_rng(1).random((9, 4, 6))
 OUTPUTS = [explorer("The key over p", {"p": PS}, _key, labels={"p": LABEL}),
-           explorer("Two controls", {"kind": ["near", "far"], "noise": [0.1, 0.2, 0.4]}, _two), _game()]
+           explorer("Two controls", {"kind": ["near", "far"], "noise": [0.1, 0.2, 0.4]}, _two),
+           point_map("What the map shows", {5: SQUARE, 30: SQUARE * [1, -1]}, ABOUT, SCANS, start=5), _game()]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +137,7 @@ def test_touch_moves_the_slider_and_targets_are_large(visit):
     box = slider.bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] - 8, box["y"] + box["height"] / 2)
     assert slider.get_attribute("aria-valuetext") == "p = 0.9" and _values(root)[0][1] == 0.9 / 3
-    for target in page.locator("input:visible, button:visible").all():
+    for target in page.locator("input:visible, button:visible, select:visible").all():
         assert target.bounding_box()["height"] >= 44
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
@@ -140,6 +148,103 @@ def test_text_in_figures_has_nine_pixels_on_a_phone(visit):
         Math.min(...Array.from(s.querySelectorAll('text'), t => parseFloat(getComputedStyle(t).fontSize)))
         * s.getScreenCTM().a)""")
     assert len(sizes) == 2 and min(sizes) >= 9
+
+
+def _map(page):
+    root = page.get_by_role("group", name="What the map shows", exact=True)
+    return root, root.get_by_role("application")
+
+
+def _point(root):
+    """Number of the point shown, after its image and values are compared with Python's."""
+    k = int(root.locator(".bt-name").inner_text().split()[1]) - 1
+    seen = [dd.get_attribute("data-value") for dd in root.locator("dd").all()]
+    assert seen == [repr(v) for v in ABOUT.astype(object).iloc[k]]
+    assert [ast.literal_eval(text) for text in seen] == list(ABOUT.iloc[k])
+    image = root.locator("canvas")
+    assert image.get_attribute("aria-label") == f"Image of point {k + 1}"
+    pixels = image.evaluate("c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)")
+    red, green, blue, opaque = np.moveaxis(np.reshape(pixels, (4, 6, 4)), -1, 0)
+    assert (red == np.round(SCANS[k] * 255)).all() and (red == green).all() and (red == blue).all()
+    assert (opaque == 255).all()
+    return k
+
+
+def test_keyboard_reaches_every_point_of_the_map(visit):
+    page = visit()
+    root, area = _map(page)
+    root.get_by_role("combobox", name="Coloured by").focus()
+    page.keyboard.press("Tab")
+    assert area.evaluate("e => e === document.activeElement")
+    for k in range(9):
+        page.keyboard.press("PageDown" if k else "Home")
+        assert _point(root) == k
+    for key, wanted in [("Home", 0), ("ArrowLeft", 0), ("ArrowRight", 1), ("ArrowUp", 4), ("ArrowLeft", 3),
+                        ("PageUp", 2), ("ArrowUp", 5), ("Alt+ArrowLeft", 5), ("ArrowDown", 2), ("End", 8),
+                        ("PageDown", 8)]:
+        page.keyboard.press(key)
+        places = root.locator(".bt-map :is(path, circle)").evaluate_all("all => all.map(e => e.style.transform)")
+        assert _point(root) == wanted and places[-1] == places[wanted]
+    said = root.locator("p[aria-live=polite]").inner_text()
+    assert said == "Point 9, image and values: site C, age 72.333, coil False"
+    root.get_by_role("slider", name="perplexity").fill("1")
+    area.focus()
+    page.keyboard.press("ArrowUp")  # the other map is upside down
+    assert _point(root) == 5
+
+
+def test_list_and_slider_change_the_map_as_python_says(visit):
+    page = visit(reduced_motion="reduce")
+    root, area = _map(page)
+    data = json.loads(root.locator("script[type='application/json']").text_content())
+    for j, shown in enumerate(data["attributes"]):
+        root.get_by_role("combobox").select_option(shown["name"])
+        for m in (1, 0):
+            root.get_by_role("slider").fill(str(m))
+            marks = root.locator(".bt-map path").evaluate_all("""all => all.map(e =>
+                [e.getAttribute('d'), e.getAttribute('fill'), new DOMMatrix(getComputedStyle(e).transform)])""")
+            assert [mark[:2] for mark in marks] == [shown["looks"][k] for k in shown["of"]]
+            assert [[mark[2]["e"], mark[2]["f"]] for mark in marks] == data["maps"][m]
+            words = f"9 points at {data['settings'][m]}, {shown['words']}"
+            assert area.get_by_role("img").get_attribute("aria-label") == words
+        assert root.locator(".bt-legend li").count() == [3, 1, 2][j]
+    assert root.locator(".bt-legend").inner_text().split() == ["False", "(6)", "True", "(3)"]
+
+
+def test_pointer_and_touch_show_the_point_that_is_nearest(visit):
+    page = visit()
+    root, area = _map(page)
+    area.scroll_into_view_if_needed()
+    said = root.locator("p[aria-live=polite]")
+    for k in (4, 2, 6):
+        box = root.locator(".bt-map path").nth(k).bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2 + 20, box["y"] + 15)
+        assert _point(root) == k and said.inner_text() == ""
+    page.mouse.down()
+    page.mouse.up()
+    assert said.inner_text().startswith("Point 7, image and values: site A")
+    page = visit(viewport={"width": 375, "height": 812}, has_touch=True, is_mobile=True)
+    root, area = _map(page)
+    area.scroll_into_view_if_needed()
+    box = root.locator(".bt-map path").nth(5).bounding_box()
+    page.touchscreen.tap(box["x"] + 3, box["y"] + 12)
+    assert _point(root) == 5
+    assert root.locator("p[aria-live=polite]").inner_text().startswith("Point 6, image and values: site C")
+
+
+def test_points_move_only_where_motion_is_welcome(visit):
+    for motion, seconds in (("reduce", "0s"), ("no-preference", "0.2s")):
+        page = visit(reduced_motion=motion)
+        assert page.locator(".bt-map path").first.evaluate("e => getComputedStyle(e).transitionDuration") == seconds
+
+
+def test_without_scripts_the_map_stands_still_with_its_legend(visit):
+    root, _ = _map(visit(java_script_enabled=False))
+    words = "9 points at perplexity = 5, coloured by site: A 3, B 3, C 3"
+    assert root.get_by_role("img").get_attribute("aria-label") == words
+    assert root.locator(".bt-legend").inner_text().split() == ["A", "(3)", "B", "(3)", "C", "(3)"]
+    assert root.locator(".bt-still").inner_text().startswith("A still view at perplexity = 5, coloured by site.")
+    assert root.locator("canvas:visible, select:visible, .bt-hint:visible, [tabindex]").count() == 0
 
 
 def test_game_by_keyboard_tells_counts_and_compares(visit):
@@ -186,6 +291,8 @@ def test_axe_finds_nothing_serious(visit, scheme):
     found = Axe().run(page).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
     page.get_by_role("button", name="yes").click()
+    page.get_by_role("combobox").select_option("age")
+    page.get_by_role("application").press("End")
     found = Axe().run(page).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 

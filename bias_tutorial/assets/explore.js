@@ -1,4 +1,5 @@
-// Shows what Python computed; see bias_tutorial/explore.py. It adds up a score and calculates nothing else.
+// Shows what Python computed; see bias_tutorial/explore.py and point_map.py. It adds up a score, finds the point of a
+// map that is nearest to the pointer or in the direction of a key, and calculates nothing else.
 (function () {
   "use strict";
 
@@ -86,6 +87,101 @@
     show();
   }
 
+  // A map of points: the slider says where they lie, the list what they show; pointer and keys pick one of them.
+  function map(root, data) {
+    const slider = root.querySelector("input"), list = root.querySelector("select");
+    const area = root.querySelector(".bt-map"), svg = area.querySelector("svg");
+    const points = area.querySelectorAll("path"), ring = area.querySelector("circle");
+    const canvas = root.querySelector("canvas"), values = root.querySelectorAll("dd");
+    const sheet = new Image(), last = points.length - 1;
+    let places, at = 0;
+
+    function move(mark, k) { mark.style.transform = "translate(" + places[k][0] + "px," + places[k][1] + "px)"; }
+
+    function draw() {
+      const setting = data.settings[slider.value], shown = data.attributes[list.value];
+      places = data.maps[slider.value];
+      slider.setAttribute("aria-valuetext", setting);
+      root.querySelector(".bt-setting").textContent = setting;
+      root.querySelector(".bt-legend").innerHTML = shown.legend;
+      svg.setAttribute("aria-label", points.length + " points at " + setting + ", " + shown.words);
+      points.forEach(function (point, k) {
+        point.setAttribute("d", shown.looks[shown.of[k]][0]);
+        point.setAttribute("fill", shown.looks[shown.of[k]][1]);
+        move(point, k);
+      });
+      move(ring, at);
+    }
+
+    function pick(k) {
+      at = k;
+      move(ring, k);
+      root.querySelector(".bt-name").textContent = "Point " + (k + 1) + " of " + points.length;
+      canvas.setAttribute("aria-label", "Image of point " + (k + 1));
+      canvas.getContext("2d").drawImage(sheet, -canvas.width * (k % data.columns),
+                                        -canvas.height * Math.floor(k / data.columns));
+      data.values[k].forEach(function (value, j) {
+        values[j].textContent = value[0];
+        values[j].dataset.value = value[1];
+      });
+    }
+
+    // Said for keys, clicks and taps, not for every point that a mouse passes.
+    function say() {
+      root.querySelector(".bt-said").textContent = "Point " + (at + 1) + ", image and values: " +
+        data.values[at].map(function (value, j) { return data.names[j] + " " + value[0]; }).join(", ");
+    }
+
+    function nearest(x, y, allowed) {
+      let found = at, least = Infinity;
+      places.forEach(function (place, k) {
+        const dx = place[0] - x, dy = place[1] - y, far = dx * dx + dy * dy;
+        if (far < least && (!allowed || allowed(dx, dy))) { found = k; least = far; }
+      });
+      return found;
+    }
+
+    function under(event) {
+      const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+      pick(nearest(place.x, place.y));
+    }
+
+    // The nearest point in the quarter of the plane around a direction.
+    function toward(right, down) {
+      return nearest(places[at][0], places[at][1], function (dx, dy) {
+        const along = dx * right + dy * down;
+        return along > 0 && along >= Math.abs(dx * down + dy * right);
+      });
+    }
+
+    const keys = {
+      ArrowRight: function () { return toward(1, 0); }, ArrowLeft: function () { return toward(-1, 0); },
+      ArrowDown: function () { return toward(0, 1); }, ArrowUp: function () { return toward(0, -1); },
+      PageUp: function () { return Math.max(at - 1, 0); }, PageDown: function () { return Math.min(at + 1, last); },
+      Home: function () { return 0; }, End: function () { return last; },
+    };
+    area.addEventListener("keydown", function (event) {
+      if (!keys[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
+      event.preventDefault();
+      pick(keys[event.key]());
+      say();
+    });
+    area.addEventListener("focus", say);
+    area.addEventListener("pointermove", function (event) { if (event.pointerType !== "touch") under(event); });
+    area.addEventListener("click", function (event) { under(event); say(); });
+    slider.addEventListener("input", draw);
+    list.addEventListener("input", draw);
+    sheet.onload = function () { pick(at); };
+    sheet.src = data.sheet;
+    area.tabIndex = 0;
+    area.setAttribute("role", "application");
+    area.setAttribute("aria-label", data.help);
+    ring.setAttribute("r", 9);
+    root.querySelectorAll(".bt-controls, .bt-point, .bt-hint").forEach(function (part) { part.hidden = false; });
+    draw();
+    pick(at);
+  }
+
   // Every output carries this script; each run takes up only what no earlier run has.
   function start() {
     document.querySelectorAll(".bt-explore:not([data-ready])").forEach(function (root) {
@@ -95,7 +191,7 @@
       root.querySelector(".bt-still").hidden = true;
       // Keys pressed here are meant for the sliders and buttons, not for the page's or the notebook's shortcuts.
       root.addEventListener("keydown", function (event) { event.stopPropagation(); });
-      ({ explorer: explorer, game: game })[root.dataset.kind](root, JSON.parse(data.textContent));
+      ({ explorer: explorer, game: game, map: map })[root.dataset.kind](root, JSON.parse(data.textContent));
     });
   }
 
