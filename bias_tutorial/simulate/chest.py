@@ -36,7 +36,7 @@ from .chest_subjects import (
 )
 from .chest_views import TEXTURE, attenuation
 
-VERSION = 1  # of this simulated world: raised whenever the same meta would give other images
+VERSION = 2  # of this simulated world: raised whenever the same meta would give other images
 REGIONS = ("lung_right", "lung_left", "heart", "thorax", "diaphragm", "posterior_ribs", "anterior_ribs", "clavicles",
            *FINDINGS[1:], *DEVICES)
 """What :func:`regions` can show; a part that a view or an image does not have gives an empty mask."""
@@ -75,6 +75,9 @@ class ChestDesign:
     likeness : float
         Correlation of anatomy, severity and place between images of a patient, in [0, 1]. 0: as unlike as images of
         two patients of the same sex, age, site and findings; 1: the same body.
+    sex_effect, age_effect : float
+        How far bodies differ by sex and by age, in [0, 1]: 1, as cited; 0, not at all (all are midway between the
+        sexes, and as at 50 years).
     hidden_dose : float
         Size of a systematic shift of the acquisition that no attribute names, at least 0, in standard deviations of
         the ordinary variation of what it shifts; 0 for none.
@@ -101,6 +104,8 @@ class ChestDesign:
     odds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     images: int = 1
     likeness: float = 0.8
+    sex_effect: float = 1.0
+    age_effect: float = 1.0
     hidden_dose: float = 0.0
     hidden_share: float = 0.3
     hidden_kind: str = "position"
@@ -117,7 +122,7 @@ class ChestDesign:
                 raise ValueError(f"{name}: the shares must sum to 1, got {dict(getattr(self, name))}")
         self._check_odds()
         object.__setattr__(self, "images", whole(self.images, "images", least=1))
-        for name in ("likeness", "hidden_share"):
+        for name in ("likeness", "sex_effect", "age_effect", "hidden_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.hidden_dose <= RANGES["hidden_shift"][1]:

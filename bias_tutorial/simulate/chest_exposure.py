@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import shift, uniform_filter
 
-from .chest_anatomy import FIELD_MM, SOFT, rise
+from .chest_anatomy import FIELD_MM, SOFT
 
 
 class Response(NamedTuple):
@@ -72,7 +72,7 @@ def _collimate(image, subject, pixel):
     down, across = (np.arange(k) + 0.5 for k in (rows, columns))
     for axis, (place, length, edge) in enumerate(((down, rows, "collimation_z_mm"), (across, columns,
                                                                                     "collimation_x_mm"))):
-        inside = rise(np.minimum(place, length - place) * pixel - subject[edge], max(0.5, 0.35 * pixel))
+        inside = np.clip(np.minimum(place, length - place) + 0.5 - subject[edge] / pixel, 0, 1)  # share of the pixel
         inside = inside.astype(np.float32).reshape((-1, 1) if axis == 0 else (1, -1))
         image *= inside
 
@@ -81,10 +81,11 @@ def _write_marker(image, subject, pixel):
     """A lead letter on the film: L on the right of the image, where the patient's left is, or R on the left."""
     letter = _letter(subject["marker"], max(6, round(_MARKER_MM / pixel)))
     sideways = {"L": 148, "R": -148}[subject["marker"]] + subject["marker_x_mm"]
-    column = round((FIELD_MM / 2 + sideways) / pixel - letter.shape[1] / 2)
-    row = round((52 - subject["marker_z_mm"]) / pixel - letter.shape[0] / 2)
-    row, column = (int(np.clip(k, 0, n - m)) for k, n, m in zip((row, column), image.shape, letter.shape, strict=True))
-    part = image[row:row + letter.shape[0], column:column + letter.shape[1]]
+    corner = np.array([52 - subject["marker_z_mm"], FIELD_MM / 2 + sideways]) / pixel - np.array(letter.shape) / 2
+    corner = np.clip(corner, 0, np.array(image.shape) - letter.shape - 1)
+    whole = corner.astype(int)
+    letter = shift(np.pad(letter, (0, 1)), corner - whole, order=1)  # between pixels too
+    part = image[whole[0]:, whole[1]:][:letter.shape[0], :letter.shape[1]]
     part += letter * (1 - part)
 
 

@@ -110,12 +110,12 @@ def draw_subjects(design, n_patients: int, seed: int, changes: Mapping[str, obje
 
     for name in (*FINDINGS, "sex", "age_group", "site", "view", *DEVICES):
         put(name, drawn[name])
-    male = (columns["sex"] == "M").astype(float)
+    male = 0.5 + design.sex_effect * ((columns["sex"] == "M") - 0.5)  # 0.5: a body midway
     youngest = np.array(AGE_EDGES)[_codes("age_group", columns["age_group"])]
     age = put("age", youngest + 20 * drawn["age_part"])
     if "age" in changes:
         columns["age_group"] = np.array(ATTRIBUTES["age_group"], object)[np.searchsorted(AGE_EDGES[1:3], age, "right")]
-    old, ap = age - 50, columns["view"] == "AP"
+    old, ap = design.age_effect * (age - 50), columns["view"] == "AP"
 
     severity = {}
     for k, name in enumerate(FINDINGS):
@@ -128,13 +128,13 @@ def draw_subjects(design, n_patients: int, seed: int, changes: Mapping[str, obje
     normal("dome_mm", 47 + 8 * male - 0.05 * old, 7)
     normal("dome_step_mm", 12 + 3 * male, 4)
     put("wall_mm", 18 * np.exp(0.28 * alike("anatomy", cells, (101,))))
-    put("breast_mm", np.where(male == 1, 10, 24) * np.exp(0.45 * alike("anatomy", cells, (102,))))
+    put("breast_mm", (24 - 14 * male) * np.exp(0.45 * alike("anatomy", cells, (102,))))
     put("markings", np.exp(0.25 * alike("anatomy", cells, (103,))))
     normal("bone", 1.03 + 0.05 * male - 0.004 * old - 0.004 * (1 - male) * np.maximum(old, 0), 0.11)
     normal("rib_slope_mm", 98 + 0.15 * old, 9)
     put("rib_spacing_mm", lung / 9.3 * (1 + 0.04 * np.clip(alike("anatomy", cells, (104,)), -2, 2)))
     normal("heart_tilt_deg", 41 - 0.1 * old, 5)
-    normal("aortic_knob_mm", 19.5 + 0.2 * age + 3 * (male - 0.5), 2.5)
+    normal("aortic_knob_mm", 19.5 + 0.2 * (50 + old) + 3 * (male - 0.5), 2.5)
     normal("unfolding_mm", 5 + 0.22 * old, 3)
     normal("kyphosis_mm", 13 + 0.3 * old, 5)
     normal("gas_mm", 14, 6)
