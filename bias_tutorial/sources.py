@@ -64,6 +64,7 @@ KEY: dict[str, Callable] = {
     "margin": answer_key.margin_ratio,
     "design": lambda preset="near", p=0.7: scenario.preset(preset, p),
     "logit": lambda p: float(np.log(p / (1 - p))),
+    "shift": lambda dose: {"auc": answer_key.shift_auc(dose)},
     "prevalence": lambda pi, threshold=0.5: answer_key.prevalence_by_group({"group": pi}, threshold),
 }
 

@@ -167,3 +167,13 @@ def test_fast_enough_for_an_explorer():
         assert reference.same.accuracy > reference.decorrelated.accuracy
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < .2
+
+
+def test_auc_of_a_shift_by_drawing_and_at_its_ends():
+    rng = np.random.default_rng(0)
+    assert answer_key.shift_auc(0) == 0.5 and answer_key.shift_auc(40) == 1
+    for dose in (1.5, 3.0):
+        beaten = (rng.normal(dose, 1, 200_000) > rng.normal(0, 1, 200_000)).mean()
+        assert answer_key.shift_auc(dose) == pytest.approx(beaten, abs=0.004)
+    with pytest.raises(ValueError, match="dose must be at least 0, got -1"):
+        answer_key.shift_auc(-1)

@@ -13,8 +13,9 @@ import yaml
 
 from bias_tutorial import answer_key
 from bias_tutorial.claims import recorded
+from bias_tutorial.clustering import hidden_mode
 from bias_tutorial.scenario import preset
-from bias_tutorial.studies import chapter_02, chapter_03, chapter_04, chapter_06
+from bias_tutorial.studies import chapter_02, chapter_03, chapter_04, chapter_05, chapter_06
 from bias_tutorial.training import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,6 +99,13 @@ def signs_of_chapter_4(values):
     assert sum(read) / len(read) > 0.6 and max(read) <= 1  # a line is seen in block 3, whatever was trained
 
 
+def signs_of_chapter_5(values):
+    assert values["decision"] in ("none", "explained", "unexplained") and 0.5 <= values["agreement of the sides"] <= 1
+    assert all(values[f"{kind} sex"] > 0.7 for kind in ("variational", "diffusion", "pca"))
+    assert values["as it is: sex, logistic"] > 0.8 and values["pooled: sex, logistic"] < values["as it is: sex, logistic"]
+    assert values["within class: sex, logistic"] < 0.75  # little is left for a linear probe
+
+
 def signs_of_chapter_6(values):
     assert values["plain rate gap"] < -0.02 and values["counts rate gap"] < -0.02  # the few have fewer findings
     assert abs(values["by_finding rate gap"]) < 0.015 and abs(values["reweighing rate gap"]) < 0.015
@@ -110,7 +118,7 @@ def signs_of_chapter_6(values):
 
 SIGNS = {"01_simulate_bias": signs_of_chapter_1, "02_train_cnn": signs_of_chapter_2,
          "03_probe_layers": signs_of_chapter_3, "04_learning_not_to_learn": signs_of_chapter_4,
-         "06_resample_cxr": signs_of_chapter_6}
+         "05_cluster_embeddings": signs_of_chapter_5, "06_resample_cxr": signs_of_chapter_6}
 
 
 def test_frame_of_the_chapter():
@@ -212,6 +220,23 @@ def test_the_live_control_of_chapter_4_computes_anew(monkeypatch):
         widget.update()
         assert asked[-1][:2] == (seed, strength) and 0 <= widget.result <= 1
     assert len(asked) == 2
+
+
+def test_the_live_control_of_chapter_5_computes_anew(monkeypatch):
+    monkeypatch.delenv("BIAS_TUTORIAL_BOOK", raising=False)
+    notebook = nbformat.read(ROOT / "book" / "chapters" / "05_cluster_embeddings.ipynb", as_version=4)
+    code = [c.source for c in notebook.cells if c.cell_type == "code"]
+    cell = next(c for c in code if "explore.live(" in c)
+    setup, call = cell.split("explore.live(")
+    scope = {"study": chapter_05, "hidden_mode": hidden_mode, "settings": {"shape": [32, 32]}}
+    exec(setup, scope)  # noqa: S102 - the chapter's own cell
+    widget = eval("explore.live(" + call, scope)  # noqa: S307
+    at = {}
+    for dose in (0.0, 8.0):
+        widget.children[1].value = dose
+        widget.update()
+        at[dose] = widget.result
+    assert at[8.0] < 0.01 < at[0.0]
 
 
 def test_the_live_control_of_chapter_6_computes_anew(monkeypatch):

@@ -144,6 +144,38 @@ def test_sex_and_age_shape_the_body_as_the_sources_say():
     assert np.corrcoef(drawn["age"], drawn["bone"])[0, 1] < -0.4
 
 
+@pytest.mark.parametrize(("effect", "change"), [("sex_effect", {"sex": "M"}), ("age_effect", {"age": 75.0})])
+def test_without_an_effect_sex_and_age_shape_no_body(effect, change):
+    design = ChestDesign({}, split_shares=(1, 0, 0))
+    for size, same in ((0.0, True), (1.0, False)):
+        films = chest(replace(design, **{effect: size}), 12, 7, (32, 32))
+        twins = counterfactual(films, **change)
+        moved = (twins.table[list(change)] != films.table[list(change)]).to_numpy()[:, 0]
+        assert moved.sum() >= 6
+        np.testing.assert_array_equal((twins.images == films.images).all(axis=(1, 2, 3)), ~moved | same)
+        if same:
+            rest = films.table.columns.drop([*change, "age_group"])
+            pd.testing.assert_frame_equal(twins.table[rest], films.table[rest])
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.5, 1.0])
+def test_an_effect_is_a_share_of_the_published_difference(effect):
+    design = ChestDesign({}, sex_effect=effect, age_effect=effect)
+    men, women = (table(design, 200, sex=sex) for sex in "MF")
+    np.testing.assert_allclose(men["thorax_mm"] - women["thorax_mm"], 28 * effect, atol=1e-9)
+    ratio = (men["breast_mm"] / women["breast_mm"]).median()  # a few are cut to their range
+    assert ratio == pytest.approx((17 - 7 * effect) / (17 + 7 * effect), abs=1e-9)
+    old, young = (table(design, 200, age=age) for age in (70, 50))
+    np.testing.assert_allclose(old["depth_mm"] - young["depth_mm"], 0.35 * 20 * effect, atol=1e-9)
+    drawn = table(design, 4000)
+    gap = drawn.groupby("sex")[[*ANATOMY, "ctr"]].mean().diff().iloc[1] / drawn[[*ANATOMY, "ctr"]].std()
+    slope = drawn[[*ANATOMY, "ctr"]].corrwith(drawn["age"])
+    if effect == 0:  # balanced over sex and age group: far below the sampling error of 4000
+        assert gap.abs().max() < 0.02 and slope.abs().max() < 0.04
+    else:
+        assert gap["thorax_mm"] > 0.6 and slope["depth_mm"] > 0.2
+
+
 # ---------------------------------------------------------------------------------------------- the hidden shift
 @pytest.mark.parametrize("kind", HIDDEN_KINDS)
 def test_a_hidden_shift_moves_its_carriers_and_nobody_else(kind):
@@ -255,6 +287,9 @@ def test_twins_can_be_made_after_saving_and_loading(cohort, tmp_path):
     ({"odds": {"effusion": {"F": 0.0}}}, "odds of 'effusion' given 'F' must be above 0 and finite, got 0.0"),
     ({"images": 0}, "images must be a whole number of at least 1, got 0"),
     ({"likeness": 1.5}, r"likeness must lie in \[0, 1\], got 1.5"),
+    ({"sex_effect": 1.2}, r"sex_effect must lie in \[0, 1\], got 1.2"),
+    ({"sex_effect": float("nan")}, "sex_effect must lie in"),
+    ({"age_effect": -0.1}, r"age_effect must lie in \[0, 1\], got -0.1"),
     ({"hidden_dose": -1}, r"hidden_dose must lie in \[0, 10\], got -1"),
     ({"hidden_dose": float("nan")}, "hidden_dose must lie in"),
     ({"hidden_share": 2}, r"hidden_share must lie in \[0, 1\], got 2"),

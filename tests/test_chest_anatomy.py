@@ -7,8 +7,8 @@ import pytest
 
 from bias_tutorial.simulate import ChestDesign, chest, counterfactual
 from bias_tutorial.simulate.chest_anatomy import Projection, ball, rise, tube
-from bias_tutorial.simulate.chest_exposure import expose
-from bias_tutorial.simulate.chest_subjects import FINDINGS
+from bias_tutorial.simulate.chest_exposure import _MARKER_MM, _collimate, _letter, _write_marker, expose
+from bias_tutorial.simulate.chest_subjects import FINDINGS, RANGES
 from bias_tutorial.simulate.chest_views import attenuation
 
 regions = sys.modules["bias_tutorial.simulate.chest"].regions
@@ -228,3 +228,47 @@ def test_a_film_gets_darker_with_less_in_the_way_and_noisier_with_more():
     image, clean = expose(step, row, 0.05, grain), expose(step, row, 0.0, None)
     odds = np.log(image[:, 10:40] / (1 - image[:, 10:40])) - np.log(clean[:, 10:40] / (1 - clean[:, 10:40]))
     assert odds[45:].std() > 1.5 * odds[25:30].std()
+
+
+def marked(size, marker, x=0.0, z=0.0):
+    """A marker alone, and the ink of its letter."""
+    film, pixel = np.zeros((size, size), np.float32), 400 / size
+    _write_marker(film, {"marker": marker, "marker_x_mm": x, "marker_z_mm": z}, pixel)
+    return film, _letter(marker, max(6, round(_MARKER_MM / pixel))).sum()
+
+
+def centre(film):
+    places = np.arange(len(film))
+    return np.array([film.sum(axis=1) @ places, film.sum(axis=0) @ places]) / film.sum()
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize(("marker", "inwards"), [("L", -1), ("R", 1)])
+def test_a_marker_moves_by_fractions_of_a_pixel(size, marker, inwards):
+    pixel = 400 / size
+    still = centre(marked(size, marker)[0])
+    for part in np.linspace(0, 2, 21):
+        film, ink = marked(size, marker, inwards * part * pixel, -part * pixel)
+        np.testing.assert_allclose(centre(film) - still, [part, inwards * part], atol=0.01)
+        assert film.sum() == pytest.approx(ink, rel=0.02) and film.max() <= 1
+
+
+@pytest.mark.parametrize("marker", ["L", "R"])
+def test_a_marker_stays_whole_on_the_film_at_every_size(marker):
+    ends = [(x, z) for x in RANGES["marker_x_mm"] for z in RANGES["marker_z_mm"]]
+    for size in range(32, 257):
+        for x, z in ends:
+            film, ink = marked(size, marker, x, z)
+            assert film.sum() == pytest.approx(ink, rel=0.02), (size, x, z)
+
+
+@pytest.mark.parametrize("size", [32, 48, 64])
+def test_a_leaf_in_the_middle_of_a_pixel_leaves_half_its_light(size):
+    pixel = 400 / size
+    for edge, rows in ((1.5, [0, 0.5, 1]), (2.0, [0, 0, 1]), (0.25, [0.75, 1, 1]), (0.0, [1, 1, 1])):
+        film = np.ones((size, size), np.float32)
+        _collimate(film, {"collimation_z_mm": edge * pixel, "collimation_x_mm": 0.5 * pixel}, pixel)
+        np.testing.assert_allclose(film[:3, size // 2], rows, atol=1e-6)
+        np.testing.assert_allclose(film[:-4:-1, size // 2], rows, atol=1e-6)
+        assert (film[3:-3, 1:-1] == 1).all()
+        np.testing.assert_allclose(film[3:-3, [0, -1]], 0.5, atol=1e-6)

@@ -10,11 +10,11 @@ is a reference, not a target: a trained network need not reach it.
 """
 
 from .key import AnswerKey, Reference, read_out_ceiling, shortcut_curve, solve
-from .limits import margin_ratio, marginal_independence, prevalence_by_group
+from .limits import margin_ratio, marginal_independence, prevalence_by_group, shift_auc
 from .one_sided import class_means, marks_on_one_class, one_sided
 from .prevalence import Group, finding_by_group
 from .reader import Evaluation, Sight
 
 __all__ = ["AnswerKey", "Evaluation", "Group", "Reference", "Sight", "class_means", "finding_by_group", "margin_ratio",
            "marginal_independence", "marks_on_one_class", "one_sided", "prevalence_by_group", "read_out_ceiling",
-           "shortcut_curve", "solve"]
+           "shift_auc", "shortcut_curve", "solve"]

@@ -59,6 +59,29 @@ def prevalence_by_group(prevalences: Mapping[str, float], threshold: float = 0.5
                          "accuracy": pi * (1 - fnr) + (1 - pi) * (1 - fpr)}, index=pd.Index(prevalences, name="group"))
 
 
+def shift_auc(dose: float) -> float:
+    """AUC of the best reader of a place that is normal in everybody and shifted in some.
+
+    Parameters
+    ----------
+    dose : float
+        Distance of the two means in standard deviations, at least 0. At 0 the AUC is .5.
+
+    Raises
+    ------
+    ValueError
+        For a dose below 0.
+
+    Notes
+    -----
+    Phi(dose / sqrt 2), whatever the share of the shifted (Green and Swets, Signal detection theory and psychophysics,
+    1966: d' and the area under the curve).
+    """
+    if not dose >= 0:
+        raise ValueError(f"dose must be at least 0, got {dose}")
+    return float(ndtr(dose / np.sqrt(2)))
+
+
 def margin_ratio(p: float | Sequence[float], separation: float = 2.0) -> pd.DataFrame:
     """Mean distance from the boundary towards the true class: conflicting groups against aligned ones.
 
