@@ -1,6 +1,7 @@
 """Measures behind chapter 5: rows by cell, names and signs of results, erasure, gaps, the hidden shift and audits."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from bias_tutorial.studies import chapter_05_audits as audits
 
 SMALL = {"n_train": 160, "n_validation": 80, "n_test": 400, "shape": [32, 32], "latent": 16, "n_probe": 60,
          "n_probe_test": 200, "design": {"hidden_dose": 3}, "machines": True, "agreements": [0.5, 0.9],
-         "sources": ["variational", "diffusion", "pca", "pca8", "pca128", "pixels", "untrained", "supervised"],
+         "sources": ["variational", "diffusion", "pca", "pca8"],
          "variational": {"width": 8, "epochs": 2, "precision": "fp32"},
          "diffusion": {"width": 8, "epochs": 1, "precision": "fp32"},
          "supervised": {"epochs": 1, "batch_size": 32, "precision": "fp32"}, "prevalence": [0.15, 0.4],
@@ -108,8 +109,8 @@ def test_gaps_by_patient_have_the_gap_as_mean_and_its_spread():
             adds = trial[k] * (hit[k] - rates[bool(women[k])]) / own.mean() * (1 if women[k] else -1)
             assert found[rate][k] == pytest.approx(rates[True] - rates[False] + adds, abs=1e-12)
         drawn = [study.rate_gaps(called[some], sick[some], women[some])[rate].mean()
-                 for some in rng.integers(400, size=(1000, 400))]
-        assert found[rate].std() / 20 == pytest.approx(np.std(drawn), rel=0.1)  # 4 standard errors of the spread
+                 for some in rng.integers(400, size=(400, 400))]
+        assert found[rate].std() / 20 == pytest.approx(np.std(drawn), rel=0.15)  # 4 standard errors of the spread
 
 
 def test_agreement_does_not_care_which_side_is_which():
@@ -213,13 +214,22 @@ def test_components_learn_from_training_pixels_alone(images):
     train = (images.table["split"] == "train").to_numpy()
     np.testing.assert_allclose(few[train].mean(axis=0), 0, atol=1e-4)
     assert np.abs(few[~train].mean(axis=0)).max() > 1e-3
+
+
+def test_other_embeddings_are_what_their_names_say(images):
     np.testing.assert_array_equal(study.other("pixels", images, SMALL, 0), images.images.reshape(len(images), 1024))
+    untrained = study.other("untrained", images, SMALL, 0)
+    assert untrained.shape == (len(images), 16) and np.isfinite(untrained).all()
+    np.testing.assert_array_equal(untrained, study.other("untrained", images, SMALL, 0))
+    assert not np.allclose(untrained, study.other("untrained", images, SMALL, 1))
+    logits = study.other("supervised", images, SMALL, 0)
+    assert logits.shape == (len(images), 1 + len(study.FINDINGS)) and np.isfinite(logits).all()
 
 
 # ---------------------------------------------------------------------------------------------- (a), (c), (d), (e)
 def test_results_of_an_embedding_are_plain_numbers_that_agree(embedded):
     assert plain(embedded)
-    assert embedded["pca8_sex"] != embedded["pca_sex"] != embedded["pca128_sex"]
+    assert embedded["pca8_sex"] != embedded["pca_sex"]
     assert embedded["diffusion_time_ratio"] == embedded["diffusion_seconds"] / embedded["variational_seconds"] > 0
     assert embedded["variational_epochs"] == 2 and embedded["diffusion_epochs"] == 1
     errors = [embedded[f"variational_error_at_{k}"] for k in range(1, 5)]
@@ -251,13 +261,15 @@ def test_erasure_is_reported_as_changes_from_what_was_there(embedded):
 def test_every_claim_is_about_a_result_that_its_measure_gives(embedded, shifted, mapped, same_patient, eraser_on_test):
     found = {"embedded": embedded, "shifted": shifted, "map_faults": mapped, "same_patient": same_patient,
              "eraser_on_test": eraser_on_test}
-    renamed = {"embedded": (r"^p[678]0_", "p90_"), "shifted": (r"^[a-z]+_", "pca_"),  # as the tiny runs have them
-               "map_faults": (r"_\d+$", "_30"), "same_patient": (r"_\d+$", "_100"), "eraser_on_test": ("^$", "")}
+    names = {"embedded": {"^p[678]0_": "p90_", "^(pca128|pixels|untrained|supervised)_": "pca8_"},  # of the tiny runs
+             "shifted": {"^[a-z]+_": "pca_"}, "map_faults": {r"_\d+$": "_30"}, "same_patient": {r"_\d+$": "_100"},
+             "eraser_on_test": {}}
     claims = load_claims("05")
     assert {claim.measure.split(":")[1] for claim in claims} == set(found)
     for claim in claims:
-        measure = claim.measure.split(":")[1]
-        quantity = re.sub(*renamed[measure], claim.quantity)
+        measure, quantity = claim.measure.split(":")[1], claim.quantity
+        for known, name in names[measure].items():
+            quantity = re.sub(known, name, quantity)
         assert quantity in found[measure], claim.id
         if claim.interval == "patients":
             assert f"{quantity}_interval" in found[measure], claim.id
@@ -278,12 +290,12 @@ def test_the_search_is_not_given_what_it_looks_for_and_nothing_found_is_a_half(m
         return HiddenMode("explained", 0.01, (9, 0, 9), 0.9, x[:, 0], labels["sex"].to_numpy() == "F")
 
     monkeypatch.setattr(study, "hidden_mode", nothing)
-    found = study.shifted({**SHIFT, "n_train": 200, "sources": ["pca", "pixels"]}, 1)
-    assert plain(found) and list(given[1]) == [*given[0], "hidden"] and len(given) == 4
+    monkeypatch.setattr(study, "clusters", lambda left, fit: SimpleNamespace(count=0))
+    found = study.shifted({**SHIFT, "design": {}}, 1)
+    assert plain(found) and [*given[0], "hidden"] == list(given[1])
     assert not {"hidden", "hidden_shift", "offset_x_mm", "offset_z_mm"} & set(given[0])
     assert {*study.FINDINGS, "sex", "age", "site", "view", "marker"} < set(given[0])
-    for source in ("pca", "pixels"):
-        assert (found[f"{source}_found"], found[f"{source}_told"], found[f"{source}_agreement"]) == (0, 0, 0.5)
+    assert [found[f"pca_{name}"] for name in ("found", "told", "cluster", "agreement")] == [0, 0, 0, 0.5]
 
 
 # ---------------------------------------------------------------------------------------------- audits
@@ -331,3 +343,4 @@ def test_an_eraser_looks_better_on_the_rows_that_it_saw(eraser_on_test):
     assert plain(eraser_on_test)
     assert eraser_on_test["reported"] < eraser_on_test["others_interval"][0]
     assert eraser_on_test["flattery"] == eraser_on_test["others"] - eraser_on_test["reported"]
+    assert eraser_on_test["honest"] == 0.5  # by construction: the probe learns from the rows that eraser was fitted on
