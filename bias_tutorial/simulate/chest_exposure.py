@@ -84,7 +84,7 @@ def _write_marker(image, subject, pixel):
     corner = np.array([52 - subject["marker_z_mm"], FIELD_MM / 2 + sideways]) / pixel - np.array(letter.shape) / 2
     corner = np.clip(corner, 0, np.array(image.shape) - letter.shape - 1)
     whole = corner.astype(int)
-    letter = shift(np.pad(letter, (0, 1)), corner - whole, order=1)  # between pixels too
+    letter = shift(np.pad(letter, (0, 1)), corner - whole, order=1)  # between pixels, less its first row and column
     part = image[whole[0]:, whole[1]:][:letter.shape[0], :letter.shape[1]]
     part += letter * (1 - part)
 

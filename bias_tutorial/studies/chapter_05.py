@@ -225,7 +225,8 @@ def erased(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], seed
     """Sex erased from an embedding where it agrees with the finding to several degrees.
 
     Erasers and readers of the finding learn from rows in which women and the finding agree with probability p; probes
-    of sex from other rows in which the two are independent. Settings: ``agreements``, ``n_probe``, ``n_probe_test``.
+    of sex from another draw, in which the two are independent; about half of its rows are among those of the eraser.
+    Settings: ``agreements``, ``n_probe``, ``n_probe_test``.
     Results, for each p and eraser: ``p<100 p>_<eraser>_<form>_linear`` and ``..._rbf``, AUC of fresh probes of sex;
     ``..._same`` and ``..._apart``, AUC of the finding on rows like those learned from and on rows in which sex is
     independent, with ``_change`` from ``none``; and ``<eraser>_<form>_fall``, the change of ``_same`` at the largest p

@@ -83,8 +83,8 @@ def eraser_on_test(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
     Settings: those of a cohort, ``latent`` (principal components), ``n_probe``, training rows and test rows, and
     ``n_probe_test``. Results: AUC of fresh linear probes of sex, ``reported`` on the rows that the eraser saw,
-    ``others`` on other test patients with the same eraser, and ``honest`` on those with an eraser fitted on training
-    rows; ``flattery``, others less reported.
+    ``others`` on other test patients with the same eraser, and ``honest`` on those with an eraser fitted on the
+    rows that the probe learns from, which leaves it nothing by construction; ``flattery``, others less reported.
     """
     images = cohort(settings, seed)
     table, x = images.table, components(images, settings["latent"], seed)
