@@ -11,6 +11,8 @@ OLDEST := .venv-oldest/.ready-$(shell cat requirements.txt pyproject.toml tests/
 BENCH  := .venv-bench/.ready-$(shell cat benchmarks/requirements.txt 2>/dev/null | cksum | cut -d' ' -f1)
 PYTHON313 ?= python3.13
 PYTEST  = .venv/bin/python -m pytest -q
+# Two processes; a file stays in one of them, so that what its tests share is made once.
+SIDE_BY_SIDE = -n 2 --dist loadfile
 PIP_OLDEST = .venv-oldest/bin/python -m pip --disable-pip-version-check
 # Old releases deprecate nothing of ours: they use what newer releases of their own dependencies deprecate.
 OLD_WARNINGS = -W default::DeprecationWarning -W default::PendingDeprecationWarning -W default::FutureWarning
@@ -42,7 +44,7 @@ book: $(READY)  ## run every chapter and build the book (CHAPTER=01: only that o
 test: $(READY)  ## style, import contract, unit tests, every chapter with small parameters
 	@.venv/bin/ruff check .
 	@.venv/bin/lint-imports
-	@$(PYTEST) tests --ignore=tests/pages
+	@$(PYTEST) $(SIDE_BY_SIDE) tests --ignore=tests/pages
 
 pages: $(READY)  ## look at the built book with a browser: offline, accessible, phone width, dark, explorers
 	@$(PYTEST) tests/pages
@@ -54,7 +56,7 @@ colab: $(READY)  ## the set-up cell of each chapter as Colab runs it (CHAPTER=01
 	@.venv/bin/python tests/colab.py $(CHAPTER) $(if $(FULL),--python $(PYTHON313) --torch 2.11.0,$(COLAB_INDEX))
 
 test-oldest: $(READY) $(OLDEST)  ## the tests with the oldest versions we allow, in an environment of their own
-	@.venv-oldest/bin/python -m pytest -q $(OLD_WARNINGS) tests --ignore=tests/pages
+	@.venv-oldest/bin/python -m pytest -q $(SIDE_BY_SIDE) $(OLD_WARNINGS) tests --ignore=tests/pages
 
 $(OLDEST): requirements.txt pyproject.toml tests/oldest.py
 	@echo 'Installing the oldest versions into .venv-oldest ...'

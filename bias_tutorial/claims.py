@@ -246,7 +246,7 @@ def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Ve
     """
     where = f"{claim.chapter}_claims.yml, claim '{claim.id}'"
     stored = rows is None
-    by_key = {row["key"]: row for row in (Store(claim.store).rows() if stored else rows)}
+    by_key = {row["key"]: row for row in (_stored(claim.store) if stored else rows)}
     found = [by_key[key]["results"] for key in claim.keys if key in by_key]
     demand(len(found) == len(claim.seeds) or not stored, where,
             f"{len(claim.seeds) - len(found)} of {len(claim.seeds)} runs are not stored; "
@@ -276,7 +276,7 @@ def over_seeds(values: np.ndarray) -> tuple[float, float, float]:
 def stored_runs(chapter: str, claim_id: str):
     """Give the stored runs of one claim as a table: seed, settings and every result of the measure, one row a seed."""
     claim = find_claim(chapter, claim_id)
-    return runs_table(row for row in Store(claim.store).rows() if row["key"] in claim.keys)
+    return runs_table(row for row in _stored(claim.store) if row["key"] in claim.keys)
 
 
 def find_claim(chapter: str, claim_id: str) -> Claim:
@@ -366,6 +366,17 @@ def read_notebook(notebook: str | os.PathLike | Mapping[str, Any]) -> Mapping[st
 
 
 # ---------------------------------------------------------------------- helpers
+def _stored(path: Path) -> list[dict[str, Any]]:
+    """Runs of a file, read once for as long as it is as it was: many claims stand on the same ones."""
+    about = path.stat() if path.exists() else None
+    return _read(path, about and (about.st_mtime_ns, about.st_size))
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, _version: tuple[int, int] | None) -> list[dict[str, Any]]:
+    return Store(path).rows()
+
+
 def _own_interval(claim: Claim, results: Mapping[str, Any], where: str) -> tuple[float, float]:
     """Find a seed's own interval over resampled patients, or its value twice."""
     if claim.interval == "none":
