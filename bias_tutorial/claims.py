@@ -229,7 +229,7 @@ def parse_claims(text: str, chapter: str) -> list[Claim]:
     return claims
 
 
-def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Verdict:
+def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None, whole: bool = False) -> Verdict:
     """Judge a claim by its runs.
 
     Parameters
@@ -238,6 +238,8 @@ def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Ve
         From :func:`load_claims`.
     rows : iterable of dict, optional
         Runs to judge by; default the stored ones, which must hold every seed of the claim.
+    whole : bool
+        Demand that of given rows too.
 
     Raises
     ------
@@ -245,10 +247,10 @@ def verdict(claim: Claim, rows: Iterable[Mapping[str, Any]] | None = None) -> Ve
         When runs are missing, damaged, or lack the quantity or its interval.
     """
     where = f"{claim.chapter}_claims.yml, claim '{claim.id}'"
-    stored = rows is None
-    by_key = {row["key"]: row for row in (_stored(claim.store) if stored else rows)}
+    whole, rows = whole or rows is None, Store(claim.store).rows() if rows is None else rows
+    by_key = {row["key"]: row for row in rows}
     found = [by_key[key]["results"] for key in claim.keys if key in by_key]
-    demand(len(found) == len(claim.seeds) or not stored, where,
+    demand(len(found) == len(claim.seeds) or not whole, where,
             f"{len(claim.seeds) - len(found)} of {len(claim.seeds)} runs are not stored; "
             f"run: python -m bias_tutorial.claims run {claim.chapter} --update")
     demand(len(found) > 1, where, "an interval over seeds needs at least two runs")
@@ -276,7 +278,7 @@ def over_seeds(values: np.ndarray) -> tuple[float, float, float]:
 def stored_runs(chapter: str, claim_id: str):
     """Give the stored runs of one claim as a table: seed, settings and every result of the measure, one row a seed."""
     claim = find_claim(chapter, claim_id)
-    return runs_table(row for row in _stored(claim.store) if row["key"] in claim.keys)
+    return runs_table(row for row in Store(claim.store).rows() if row["key"] in claim.keys)
 
 
 def find_claim(chapter: str, claim_id: str) -> Claim:
@@ -291,7 +293,9 @@ class Summary:
 
     def __init__(self, chapter: str):
         self.chapter = chapter
-        self.verdicts = [verdict(claim) for claim in load_claims(chapter)]
+        claims = load_claims(chapter)
+        rows = {store: Store(store).rows() for store in {claim.store for claim in claims}}  # many share a file
+        self.verdicts = [verdict(claim, rows[claim.store], whole=True) for claim in claims]
 
     def __repr__(self) -> str:
         lines = [f"{v.claim.statement}: {v.sentence()}" for v in self.verdicts]
@@ -366,17 +370,6 @@ def read_notebook(notebook: str | os.PathLike | Mapping[str, Any]) -> Mapping[st
 
 
 # ---------------------------------------------------------------------- helpers
-def _stored(path: Path) -> list[dict[str, Any]]:
-    """Runs of a file, read once for as long as it is as it was: many claims stand on the same ones."""
-    about = path.stat() if path.exists() else None
-    return _read(path, about and (about.st_mtime_ns, about.st_size))
-
-
-@lru_cache(maxsize=8)
-def _read(path: Path, _version: tuple[int, int] | None) -> list[dict[str, Any]]:
-    return Store(path).rows()
-
-
 def _own_interval(claim: Claim, results: Mapping[str, Any], where: str) -> tuple[float, float]:
     """Find a seed's own interval over resampled patients, or its value twice."""
     if claim.interval == "none":
