@@ -232,22 +232,24 @@ def test_a_film_gets_darker_with_less_in_the_way_and_noisier_with_more():
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize(("marker", "inwards"), [("L", -1), ("R", 1)])
-def test_a_marker_moves_with_its_place_and_stays_on_the_film(size, marker, inwards):
+def test_a_marker_moves_by_fractions_of_a_pixel_and_stays_whole(size, marker, inwards):
     pixel = FIELD_MM / size
 
-    def centre(x, z):
+    def written(x, z):
+        """Ink on a clear film, and its centre: row and column."""
         film = np.zeros((size, size))
         _write_marker(film, {"marker": marker, "marker_x_mm": x, "marker_z_mm": z}, pixel)
-        assert film.max() > 0.3
-        return np.array([(film.sum(1) @ np.arange(size)), (film.sum(0) @ np.arange(size))]) / film.sum()
+        return film.sum(), np.array([film.sum(1) @ np.arange(size), film.sum(0) @ np.arange(size)]) / film.sum()
 
-    still = centre(0, 0)
-    for part in (0.3, 1.0, 1.7):  # up and inwards; its first row and column are lost between pixels: up to half a pixel
-        moved = centre(inwards * part * pixel, part * pixel) - still
-        np.testing.assert_allclose(moved, [-part, inwards * part], atol=0.6)
+    ink, still = written(0, 0)
+    assert ink > 3
+    for part in (0.3, 0.5, 1.0, 1.7):  # up and inwards
+        moved_ink, moved = written(inwards * part * pixel, part * pixel)
+        np.testing.assert_allclose(moved - still, [-part, inwards * part], atol=1e-3)
+        assert moved_ink == pytest.approx(ink, rel=1e-5)
     for x in RANGES["marker_x_mm"]:
         for z in RANGES["marker_z_mm"]:
-            centre(x, z)
+            assert written(x, z)[0] == pytest.approx(ink, rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [32, 48, 64])

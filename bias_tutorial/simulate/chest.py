@@ -36,7 +36,7 @@ from .chest_subjects import (
 )
 from .chest_views import TEXTURE, attenuation
 
-VERSION = 2  # of this simulated world: raised whenever the same meta would give other images
+VERSION = 3  # of this simulated world: raised whenever the same meta would give other images
 REGIONS = ("lung_right", "lung_left", "heart", "thorax", "diaphragm", "posterior_ribs", "anterior_ribs", "clavicles",
            *FINDINGS[1:], *DEVICES)
 """What :func:`regions` can show; a part that a view or an image does not have gives an empty mask."""

@@ -23,7 +23,7 @@ class Response(NamedTuple):
 
 RESPONSES = {"A": Response(0.80, 0.0, 0.0), "B": Response(0.74, 0.08, 0.3), "C": Response(0.88, -0.08, -0.25)}
 _SCATTER, _SCATTER_MM = 0.12, 90.0  # scattered over primary radiation before the grid's leftovers are spread
-_MARKER_MM = 26.0
+_MARKER_MM, _MARKER_MOVES_MM = 26.0, 30.0  # height; how far it lies from its usual place at most
 
 
 def expose(attenuation: np.ndarray, subject: Mapping, noise: float, grain: np.ndarray | None) -> np.ndarray:
@@ -80,11 +80,14 @@ def _collimate(image, subject, pixel):
 def _write_marker(image, subject, pixel):
     """A lead letter on the film: L on the right of the image, where the patient's left is, or R on the left."""
     letter = _letter(subject["marker"], max(6, round(_MARKER_MM / pixel)))
-    sideways = {"L": 148, "R": -148}[subject["marker"]] + subject["marker_x_mm"]
-    corner = np.array([52 - subject["marker_z_mm"], FIELD_MM / 2 + sideways]) / pixel - np.array(letter.shape) / 2
-    corner = np.clip(corner, 0, np.array(image.shape) - letter.shape - 1)
+    half = np.array(letter.shape) * pixel / 2  # where pixels are large the letter is large: wherever it lies it must fit
+    down = max(52, half[0] + _MARKER_MOVES_MM) - subject["marker_z_mm"]
+    out = min(148, FIELD_MM / 2 - _MARKER_MOVES_MM - half[1] - pixel)
+    sideways = {"L": out, "R": -out}[subject["marker"]] + subject["marker_x_mm"]
+    corner = (np.array([down, FIELD_MM / 2 + sideways]) - half) / pixel
     whole = corner.astype(int)
-    letter = shift(np.pad(letter, (0, 1)), corner - whole, order=1)  # between pixels, less its first row and column
+    # Between pixels: what leaves a pixel arrives in its neighbours. Mode "constant" would lose the first row and column.
+    letter = shift(np.pad(letter, (0, 1)), corner - whole, order=1, mode="grid-constant")
     part = image[whole[0]:, whole[1]:][:letter.shape[0], :letter.shape[1]]
     part += letter * (1 - part)
 

@@ -200,6 +200,16 @@ def rows(table: pd.DataFrame, shares: Mapping[tuple[str, int], float], counts: S
     return out
 
 
+def two_draws(table: pd.DataFrame, p: float, counts: Sequence[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in which women and the finding agree with probability ``p``, and rows in which they are independent.
+
+    No training row is in both, so what an eraser learned from the first is judged by probes that learn from others.
+    """
+    apart = rows(table, agreeing(0.5), counts, seed)
+    rest = table.assign(split=table["split"].mask(apart == "train"))
+    return rows(rest, agreeing(p), counts, seed + 1), apart
+
+
 def counted(settings: Mapping[str, Any]) -> list[int]:
     """Rows that probes learn from, are chosen on and are tested on."""
     return [settings["n_probe"], settings["n_probe"] // 3, settings["n_probe_test"]]
@@ -225,18 +235,16 @@ def erased(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], seed
     """Sex erased from an embedding where it agrees with the finding to several degrees.
 
     Erasers and readers of the finding learn from rows in which women and the finding agree with probability p; probes
-    of sex from another draw, in which the two are independent; about half of its rows are among those of the eraser.
+    of sex from other patients, in whom the two are independent.
     Settings: ``agreements``, ``n_probe``, ``n_probe_test``.
     Results, for each p and eraser: ``p<100 p>_<eraser>_<form>_linear`` and ``..._rbf``, AUC of fresh probes of sex;
     ``..._same`` and ``..._apart``, AUC of the finding on rows like those learned from and on rows in which sex is
     independent, with ``_change`` from ``none``; and ``<eraser>_<form>_fall``, the change of ``_same`` at the largest p
     less that at the smallest.
     """
-    counts = counted(settings)
-    apart = rows(table, agreeing(0.5), counts, seed)
     out: dict[str, Any] = {}
     for p in settings["agreements"]:
-        split = rows(table, agreeing(p), counts, seed + 1)
+        split, apart = two_draws(table, p, counted(settings), seed)
         kept = versions(x, table, split)
         probes = read_out(kept, table[["sex"]], apart, probes=("logistic", "rbf_svm"), seed=seed, draws=500)
         for row in probes[probes["metric"] == "auc"].itertuples():

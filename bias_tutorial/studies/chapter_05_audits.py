@@ -83,8 +83,8 @@ def eraser_on_test(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
     Settings: those of a cohort, ``latent`` (principal components), ``n_probe``, training rows and test rows, and
     ``n_probe_test``. Results: AUC of fresh linear probes of sex, ``reported`` on the rows that the eraser saw,
-    ``others`` on other test patients with the same eraser, and ``honest`` on those with an eraser fitted on the
-    rows that the probe learns from, which leaves it nothing by construction; ``flattery``, others less reported.
+    ``others`` on other test patients with the same eraser, and ``honest`` on those with an eraser fitted on as many
+    training rows, none of which the probe learns from; ``flattery``, others less reported.
     """
     images = cohort(settings, seed)
     table, x = images.table, components(images, settings["latent"], seed)
@@ -93,7 +93,8 @@ def eraser_on_test(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
     seen, unseen = np.flatnonzero(split == "test"), (table["split"] == "test").to_numpy() & (split != "test")
     sex = (table["sex"] == "F").astype(int).rename("sex")
     wrong = leace(x, sex, seen)(x)
-    right = leace(x, sex, np.flatnonzero(split == "train"))(x)
+    fresh = np.flatnonzero((table["split"] == "train").to_numpy() & (split != "train"))[:settings["n_probe"]]
+    right = leace(x, sex, fresh)(x)
     others = np.where(split == "test", None, split)
     others[np.flatnonzero(unseen)[:settings["n_probe_test"]]] = "test"
     out: dict[str, Any] = {}
