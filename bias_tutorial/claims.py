@@ -7,12 +7,11 @@ them in the chapter, and ``python -m bias_tutorial.claims`` repeats and checks t
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +61,8 @@ class Claim:
     live : dict, optional
         ``recorded``: the name under which the chapter records the same quantity; ``parameters``: which setting each
         name of the chapter's parameters cell must equal for the two to be compared.
+    part : str, optional
+        Heading under which this claim and those after it, up to the next heading, are folded in the chapter.
     """
 
     chapter: str
@@ -81,10 +82,12 @@ class Claim:
     every_seed: bool = False
     full: bool = False
     live: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
 
     def __post_init__(self):
         where = f"{self.chapter}_claims.yml, claim '{self.id}'"
         texts = {"id": self.id, "statement": self.statement, "measure": self.measure, "quantity": self.quantity}
+        demand(isinstance(self.part, str), where, f"'part' must be a text, not {self.part!r}")
         wrong = [name for name, value in texts.items() if not isinstance(value, str) or not value.strip()]
         demand(not wrong, where, f"'{wrong[0] if wrong else ''}' must be a text that is not empty")
         demand(re.fullmatch(r"\w+", self.id), where, "the id may hold letters, digits and _ only")
@@ -213,7 +216,7 @@ def parse_claims(text: str, chapter: str) -> list[Claim]:
             "must hold one list, 'claims'")
     demand(content["claims"], where, "holds no claim")
     known = {f.name: f for f in fields(Claim) if f.name != "chapter"}
-    claims = []
+    claims, part = [], ""
     for number, entry in enumerate(content["claims"], start=1):
         demand(isinstance(entry, Mapping), f"{where}, entry {number}", "must be a mapping")
         entry = {"null" if name is None else name: value for name, value in entry.items()}  # YAML reads null as None
@@ -222,7 +225,8 @@ def parse_claims(text: str, chapter: str) -> list[Claim]:
         demand(not unknown, here, f"unknown field '{min(unknown, default='')}'; known are {', '.join(known)}")
         missing = {"id", "statement", "measure", "settings", "seeds", "quantity", "short"} - set(entry)
         demand(not missing, here, f"'{min(missing, default='')}' is missing")
-        claims.append(Claim(**{**entry, "chapter": chapter, "seeds": seed_range(entry["seeds"], here)}))
+        part = entry.get("part", part)
+        claims.append(Claim(**{**entry, "chapter": chapter, "seeds": seed_range(entry["seeds"], here), "part": part}))
     ids = [claim.id for claim in claims]
     doubled = {i for i in ids if ids.count(i) > 1}
     demand(not doubled, where, f"the id '{min(doubled, default='')}' stands twice")
@@ -288,37 +292,10 @@ def find_claim(chapter: str, claim_id: str) -> Claim:
     return by_id[claim_id]
 
 
-class Summary:
-    """Table of a chapter's claims and verdicts; shows itself as HTML, and as text where there is no HTML."""
-
-    def __init__(self, chapter: str):
-        self.chapter = chapter
-        claims = load_claims(chapter)
-        rows = {store: Store(store).rows() for store in {claim.store for claim in claims}}  # many share a file
-        self.verdicts = [verdict(claim, rows[claim.store], whole=True) for claim in claims]
-
-    def __repr__(self) -> str:
-        lines = [f"{v.claim.statement}: {v.sentence()}" for v in self.verdicts]
-        return "\n".join([*lines, f"Repeat these runs: make claims CHAPTER={self.chapter}"])
-
-    def _repr_html_(self) -> str:
-        others = [v for v in self.verdicts if v.claim.kind == "estimate"]
-        again = f"Does it hold? Repeat these runs with <code>make claims CHAPTER={self.chapter}</code>"
-        folded = (f"<details><summary>Estimates, reported and not judged: {len(others)}</summary>"
-                  f"{_table('Estimates', others)}</details>") if others else ""
-        return _table(again, [v for v in self.verdicts if v not in others]) + folded
-
-
-def _table(caption: str, verdicts: Sequence[Verdict]) -> str:
-    left = 'style="text-align:left;font-weight:normal"'
-    rows = "".join(f'<tr><th scope="row" {left}>{html.escape(v.claim.statement)}</th>'
-                   f"<td {left}>{html.escape(v.sentence())}</td></tr>" for v in verdicts)
-    head = '<tr><th scope="col">Claim</th><th scope="col">What the stored runs say</th></tr>'
-    return f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"
-
-
-def does_it_hold(chapter: str) -> Summary:
+def does_it_hold(chapter: str):
     """Show what the stored runs say about every claim of a chapter, as a table for the page."""
+    from .claims_table import Summary  # it needs what stands here
+
     return Summary(chapter)
 
 

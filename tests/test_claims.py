@@ -176,6 +176,20 @@ def test_estimates_are_folded_below_the_claims(stored):
     assert "judged: 1</summary>" in folded and "How large" in folded and "How large" in repr(claims.does_it_hold("01"))
 
 
+def test_claims_of_a_part_are_folded_under_its_heading(stored):
+    low = {**BASE, "id": "low", "comparison": "less", "null": -5, "statement": "Below", "part": "Not <so>"}
+    entries = [{**BASE, "part": "Gaps"}, {**BASE, "id": "again"}, low]
+    (stored / "01_claims.yml").write_text(yaml.safe_dump({"claims": entries}))
+    assert claims_checks.main(["run", "01", "--workers", "1", "--update"]) == 0
+    page = claims.does_it_hold("01")._repr_html_()
+    start, first, second = page.split("<details>")
+    assert "make claims CHAPTER=01" in start and "2 of 3 claims hold" in start
+    assert "<summary>Gaps: 2 of 2 claims hold</summary>" in first and first.count('<th scope="row"') == 2
+    assert "<summary>Not &lt;so&gt;: 0 of 1 claims hold</summary>" in second and "Below" in second
+    with pytest.raises(ValueError, match="'part' must be a text, not 3"):
+        claims.parse_claims(yaml.safe_dump({"claims": [{**BASE, "part": 3}]}), "01")
+
+
 def test_a_verdict_that_changes_is_red(stored, capsys):
     (stored / "01_claims.yml").write_text(yaml.safe_dump({"claims": [BASE]}))
     store = Store(stored / "runs" / "01_measured.jsonl")

@@ -12,7 +12,7 @@ from bias_tutorial.clustering import HiddenMode
 from bias_tutorial.studies import chapter_05 as study
 from bias_tutorial.studies import chapter_05_audits as audits
 
-SMALL = {"n_train": 160, "n_validation": 80, "n_test": 400, "shape": [32, 32], "latent": 16, "n_probe": 60,
+SMALL = {"n_train": 160, "n_validation": 80, "n_test": 400, "shape": [32, 32], "latent": 16, "n_probe": 48,
          "n_probe_test": 200, "design": {"hidden_dose": 3}, "machines": True, "agreements": [0.5, 0.9],
          "sources": ["variational", "diffusion", "pca", "pca8"],
          "variational": {"width": 8, "epochs": 2, "precision": "fp32"},
@@ -21,7 +21,7 @@ SMALL = {"n_train": 160, "n_validation": 80, "n_test": 400, "shape": [32, 32], "
          "cuts": [0.6, 0.4]}
 SHIFT = {"n_train": 800, "n_validation": 100, "n_test": 100, "shape": [32, 32], "latent": 8, "sources": ["pca"],
          "design": {"hidden_dose": 8}}
-ERASER = {"n_train": 200, "n_validation": 80, "n_test": 500, "shape": [32, 32], "latent": 64, "n_probe": 120,
+ERASER = {"n_train": 300, "n_validation": 80, "n_test": 500, "shape": [32, 32], "latent": 64, "n_probe": 120,
           "n_probe_test": 300}
 CELLS = (("F", 0), ("F", 1), ("M", 0), ("M", 1))
 
@@ -86,6 +86,17 @@ def test_too_few_rows_are_refused_by_split_and_cell(people):
     table, _ = people
     with pytest.raises(ValueError, match="split 'validation' has 40 rows with sex F and cardiomegaly 1, 45 are needed"):
         study.rows(table, study.agreeing(0.9), (80, 100, 80), 0)
+
+
+def test_two_draws_share_no_training_row(people):
+    table, _ = people
+    for p in (0.5, 0.9):
+        split, apart = study.two_draws(table, p, (40, 20, 60), 3)
+        for drawn, share in ((split, p / 2), (apart, 0.25)):
+            assert [(drawn == part).sum() for part in ("train", "validation", "test")] == [40, 20, 60]
+            women = (drawn == "train") & (table["sex"] == "F").to_numpy() & (table[study.FINDING] == 1).to_numpy()
+            assert women.sum() == round(40 * share)
+        assert not ((split == "train") & (apart == "train")).any()
 
 
 def test_shares_that_agree_to_a_degree():
@@ -343,4 +354,19 @@ def test_an_eraser_looks_better_on_the_rows_that_it_saw(eraser_on_test):
     assert plain(eraser_on_test)
     assert eraser_on_test["reported"] < eraser_on_test["others_interval"][0]
     assert eraser_on_test["flattery"] == eraser_on_test["others"] - eraser_on_test["reported"]
-    assert eraser_on_test["honest"] == 0.5  # by construction: the probe learns from the rows that eraser was fitted on
+
+
+def test_the_honest_eraser_saw_neither_the_probes_rows_nor_any_test_row(monkeypatch):
+    fitted, probed = [], []
+    monkeypatch.setattr(audits, "leace", lambda x, sex, at: fitted.append(at) or (lambda z: z))
+    read = audits.read_out
+    monkeypatch.setattr(audits, "read_out", lambda x, table, split, **more: probed.append(split) or
+                        read(x, table, split, **more))
+    audits.eraser_on_test(ERASER, 0)
+    (wrong, right), (reported, others, honest) = fitted, probed
+    table = study.cohort(ERASER, 0).table
+    assert set(wrong) == set(np.flatnonzero(reported == "test"))
+    assert not set(wrong) & set(np.flatnonzero(others == "test"))
+    assert len(right) == len(wrong) == ERASER["n_probe"] and (table["split"].iloc[right] == "train").all()
+    assert not set(right) & set(np.flatnonzero(honest == "train"))
+    np.testing.assert_array_equal(honest, others)

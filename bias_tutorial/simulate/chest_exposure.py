@@ -80,13 +80,13 @@ def _collimate(image, subject, pixel):
 def _write_marker(image, subject, pixel):
     """A lead letter on the film: L on the right of the image, where the patient's left is, or R on the left."""
     letter = _letter(subject["marker"], max(6, round(_MARKER_MM / pixel)))
-    half = np.array(letter.shape) * pixel / 2  # where pixels are large the letter is large: wherever it lies it must fit
+    half = np.array(letter.shape) * pixel / 2  # large where pixels are large: it must fit all the same
     down = max(52, half[0] + _MARKER_MOVES_MM) - subject["marker_z_mm"]
     out = min(148, FIELD_MM / 2 - _MARKER_MOVES_MM - half[1] - pixel)
     sideways = {"L": out, "R": -out}[subject["marker"]] + subject["marker_x_mm"]
     corner = (np.array([down, FIELD_MM / 2 + sideways]) - half) / pixel
     whole = corner.astype(int)
-    # Between pixels: what leaves a pixel arrives in its neighbours. Mode "constant" would lose the first row and column.
+    # Between pixels: what leaves a pixel arrives in its neighbours; mode "constant" would lose the first row and column
     letter = shift(np.pad(letter, (0, 1)), corner - whole, order=1, mode="grid-constant")
     part = image[whole[0]:, whole[1]:][:letter.shape[0], :letter.shape[1]]
     part += letter * (1 - part)
