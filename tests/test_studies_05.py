@@ -91,12 +91,29 @@ def test_too_few_rows_are_refused_by_split_and_cell(people):
 def test_two_draws_share_no_training_row(people):
     table, _ = people
     for p in (0.5, 0.9):
-        split, apart = study.two_draws(table, p, (40, 20, 60), 3)
-        for drawn, share in ((split, p / 2), (apart, 0.25)):
-            assert [(drawn == part).sum() for part in ("train", "validation", "test")] == [40, 20, 60]
+        settings = {"n_probe": 36, "n_eraser": 60, "n_probe_test": 60}
+        split, apart = study.two_draws(table, p, settings, 3)
+        for drawn, share, count in ((split, p / 2, 60), (apart, 0.25, 36)):
+            assert [(drawn == part).sum() for part in ("train", "validation", "test")] == [count, 12, 60]
             women = (drawn == "train") & (table["sex"] == "F").to_numpy() & (table[study.FINDING] == 1).to_numpy()
-            assert women.sum() == round(40 * share)
+            assert women.sum() == round(count * share)
         assert not ((split == "train") & (apart == "train")).any()
+
+
+def test_a_normal_twin_has_the_moments_and_nothing_else():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"sex": rng.choice(["F", "M"], 8000), study.FINDING: rng.integers(0, 2, 8000)})
+    woman, sick = (table["sex"] == "F").to_numpy(), table[study.FINDING].to_numpy() == 1
+    x = rng.normal(size=(8000, 3)) * np.where(woman, 3, 1)[:, None]  # the spread tells sex, and no line sees it
+    x[:, 1] += x[:, 0] + 2 * sick
+    x[:, 2] = x[:, 2] ** 2 + woman * sick
+    twin = study.normal_twin(x, table, 1)
+    for cell in (woman & sick, woman & ~sick, ~woman & sick, ~woman & ~sick):
+        np.testing.assert_allclose(twin[cell].mean(axis=0), x[cell].mean(axis=0), atol=0.6)  # 5 standard errors
+    inside = [part - part.mean(axis=0) for part in (twin[woman & sick], twin[~woman & ~sick])]
+    np.testing.assert_allclose(*(np.cov(part.T) for part in inside), atol=8)
+    assert x[woman, 0].std() > 2.5 * x[~woman, 0].std() and twin[woman, 0].std() < 1.1 * twin[~woman, 0].std()
+    np.testing.assert_array_equal(twin, study.normal_twin(x, table, 1))
 
 
 def test_shares_that_agree_to_a_degree():
@@ -196,11 +213,14 @@ def test_own_thresholds_add_what_the_thresholds_add(people):
     places = {f"{cause}_{name}_{rate}" for cause in ("prevalence", "equal", "cuts", "own") for name in study.FORMS
               for rate in ("tpr", "fpr", "ppv")}
     changes = {f"{place}_change" for place in places if "_none_" not in place}
-    assert set(found) == {f"{name}{end}" for name in places | changes for end in ("", "_interval")} and plain(found)
+    added = {place.replace("own", "added") for place in places if place.startswith("own")}
+    assert set(found) == added | {f"{name}{end}" for name in places | changes for end in ("", "_interval")}
+    assert plain(found)
     for name in study.FORMS:
         for rate in ("tpr", "fpr", "ppv"):
-            assert found[f"own_{name}_{rate}"] == pytest.approx(
-                found[f"cuts_{name}_{rate}"] - found[f"equal_{name}_{rate}"], abs=1e-12)
+            for less, cause in (("own", "cuts"), ("added", "prevalence")):
+                assert found[f"{less}_{name}_{rate}"] == pytest.approx(
+                    found[f"{cause}_{name}_{rate}"] - found[f"equal_{name}_{rate}"], abs=1e-12)
         assert found[f"own_{name}_tpr"] < -0.1 > found[f"own_{name}_fpr"]  # women are called at .7, men at .3
     assert found["equal_leace_within_tpr_change"] == pytest.approx(
         found["equal_leace_within_tpr"] - found["equal_none_tpr"], abs=1e-12)

@@ -54,7 +54,7 @@ RANGES = {
 CHOICES = {**{f"{finding}_side": (-1, 1) for finding in FINDINGS[1:]}, "hidden": (0, 1), "marker": MARKERS}
 SPREAD = {"offset_x_mm": 6.0, "offset_z_mm": 8.0, "exposure": 1.0, "contrast": 1.0}  # standard deviations
 _TAPER = 2.8  # a normal latent ends at this many standard deviations
-_COLLIMATED = {"A": 7.0, "B": 10.0, "C": 8.0}  # mm, on average
+_COLLIMATED = {"A": 15.0, "B": 18.0, "C": 16.0}  # mm, on average; so far from 0 that no film is cut off there
 
 
 def draw_subjects(design, n_patients: int, seed: int, changes: Mapping[str, object]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ new weights. Encoders and probes learn from train and validation rows; what is r
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -200,19 +200,34 @@ def rows(table: pd.DataFrame, shares: Mapping[tuple[str, int], float], counts: S
     return out
 
 
-def two_draws(table: pd.DataFrame, p: float, counts: Sequence[int], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def two_draws(table: pd.DataFrame, p: float, settings: Mapping[str, Any], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows in which women and the finding agree with probability ``p``, and rows in which they are independent.
 
     No training row is in both, so what an eraser learned from the first is judged by probes that learn from others.
+    Settings: those of :func:`counted`.
     """
-    apart = rows(table, agreeing(0.5), counts, seed)
+    apart = rows(table, agreeing(0.5), counted(settings), seed)
     rest = table.assign(split=table["split"].mask(apart == "train"))
-    return rows(rest, agreeing(p), counts, seed + 1), apart
+    return rows(rest, agreeing(p), counted(settings, "n_eraser"), seed + 1), apart
 
 
-def counted(settings: Mapping[str, Any]) -> list[int]:
-    """Rows that probes learn from, are chosen on and are tested on."""
-    return [settings["n_probe"], settings["n_probe"] // 3, settings["n_probe_test"]]
+def counted(settings: Mapping[str, Any], learn: str = "n_probe") -> list[int]:
+    """Rows that probes, or with ``learn="n_eraser"`` erasers, learn from; are chosen on; and are tested on.
+
+    Settings: ``n_probe``, ``n_probe_test``; ``n_eraser``, as many as for probes where not given.
+    """
+    return [settings.get(learn, settings["n_probe"]), settings["n_probe"] // 3, settings["n_probe_test"]]
+
+
+def normal_twin(x: np.ndarray, table: pd.DataFrame, seed: int) -> np.ndarray:
+    """Normal latents with the embedding's mean in each cell of sex and finding, and its covariance within cells.
+
+    All that they tell of sex is linear. What probes still find of it after an eraser comes from the number of rows.
+    """
+    cell = table.groupby(["sex", FINDING]).ngroup().to_numpy()
+    means = np.array([x[cell == k].mean(axis=0) for k in range(cell.max() + 1)])[cell]
+    spread = np.linalg.cholesky(np.cov((x - means).T) + 1e-9 * np.eye(x.shape[1]))
+    return means + np.random.default_rng(seed).standard_normal(x.shape) @ spread.T
 
 
 def agreeing(p: float) -> dict[tuple[str, int], float]:
@@ -220,14 +235,15 @@ def agreeing(p: float) -> dict[tuple[str, int], float]:
     return {("F", 1): p / 2, ("M", 1): (1 - p) / 2, ("F", 0): (1 - p) / 2, ("M", 0): p / 2}
 
 
-def versions(x: np.ndarray, table: pd.DataFrame, split: np.ndarray) -> dict[str, np.ndarray]:
+def versions(x: np.ndarray, table: pd.DataFrame, split: np.ndarray, names: Iterable[str] = FORMS
+             ) -> dict[str, np.ndarray]:
     """An embedding as it is and without sex, by every eraser, fitted pooled and within class on the train rows."""
     train, sex = np.flatnonzero(split == "train"), (table["sex"] == "F").astype(int).rename("sex")
-    out = {"none": x}
-    for name, (eraser, form) in FORMS.items():
-        if form:
-            target = table[FINDING] if form == "within" else None
-            out[name] = ERASERS[eraser](x, sex, train, target=target)(x)
+    out = {}
+    for name in names:
+        eraser, form = FORMS[name]
+        target = table[FINDING] if form == "within" else None
+        out[name] = ERASERS[eraser](x, sex, train, target=target)(x) if form else x
     return out
 
 
@@ -236,16 +252,23 @@ def erased(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], seed
 
     Erasers and readers of the finding learn from rows in which women and the finding agree with probability p; probes
     of sex from other patients, in whom the two are independent.
-    Settings: ``agreements``, ``n_probe``, ``n_probe_test``.
+    Settings: ``agreements``, and those of :func:`two_draws`.
     Results, for each p and eraser: ``p<100 p>_<eraser>_<form>_linear`` and ``..._rbf``, AUC of fresh probes of sex;
     ``..._same`` and ``..._apart``, AUC of the finding on rows like those learned from and on rows in which sex is
     independent, with ``_change`` from ``none``; and ``<eraser>_<form>_fall``, the change of ``_same`` at the largest p
-    less that at the smallest.
+    less that at the smallest. For the smallest and largest p also ``p<100 p>_twin_leace_<form>_linear`` and
+    ``..._rbf``, the same of :func:`normal_twin`.
     """
     out: dict[str, Any] = {}
+    ends, twin = (min(settings["agreements"]), max(settings["agreements"])), normal_twin(x, table, seed)
     for p in settings["agreements"]:
-        split, apart = two_draws(table, p, counted(settings), seed)
+        split, apart = two_draws(table, p, settings, seed)
         kept = versions(x, table, split)
+        if p in ends:
+            of_twin = versions(twin, table, split, [name for name in FORMS if name.startswith("leace")])
+            probes = read_out(of_twin, table[["sex"]], apart, probes=("logistic", "rbf_svm"), seed=seed, draws=2)
+            out |= {f"p{round(100 * p)}_twin_{row.embedding}_{'rbf' if row.probe == 'rbf_svm' else 'linear'}": row.value
+                    for row in probes[probes["metric"] == "auc"].itertuples()}
         probes = read_out(kept, table[["sex"]], apart, probes=("logistic", "rbf_svm"), seed=seed, draws=500)
         for row in probes[probes["metric"] == "auc"].itertuples():
             name = f"p{round(100 * p)}_{row.embedding}_{'rbf' if row.probe == 'rbf_svm' else 'linear'}"
@@ -257,7 +280,7 @@ def erased(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], seed
                 name = f"p{round(100 * p)}_{row.embedding}_{where}"
                 out |= {name: row.value, f"{name}_interval": [row.low, row.high], f"{name}_change": row.change,
                         f"{name}_change_interval": [row.change_low, row.change_high]}
-    low, high = (f"p{round(100 * p)}" for p in (min(settings["agreements"]), max(settings["agreements"])))
+    low, high = (f"p{round(100 * p)}" for p in ends)
     return out | {f"{name}_fall": out[f"{high}_{name}_same_change"] - out[f"{low}_{name}_same_change"]
                   for name in FORMS if name != "none"}
 
@@ -270,7 +293,7 @@ def by_group(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], se
     threshold is the overall one; ``cuts``, thresholds of women and men where prevalence is equal. Results, for every
     eraser and each of ``prevalence``, ``equal`` (equal prevalence, threshold .5), ``cuts`` and ``own``, the last less
     ``equal``: ``<cause>_<eraser>_<form>_<rate>``, the women's TPR, FPR or PPV less the men's, and its ``_change`` from
-    ``none``.
+    ``none``; and ``added_<eraser>_<form>_<rate>``, ``prevalence`` less ``equal``, of different patients.
     """
     few, many = settings["prevalence"]
     unequal = {("F", 1): few / 2, ("F", 0): (1 - few) / 2, ("M", 1): many / 2, ("M", 0): (1 - many) / 2}
@@ -278,7 +301,7 @@ def by_group(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], se
     out: dict[str, Any] = {}
     for shares, causes in ((unequal, {"prevalence": ((few + many) / 2,) * 2}),
                            (agreeing(0.5), {"equal": (0.5, 0.5), "cuts": settings["cuts"]})):
-        split, gaps = rows(table, shares, counted(settings), seed + 2), {}
+        split, gaps = rows(table, shares, counted(settings, "n_eraser"), seed + 2), {}
         train, test = (np.flatnonzero(split == part) for part in ("train", "test"))
         for name, part in versions(x, table, split).items():
             z = standardised(part[train], part)[1]
@@ -292,7 +315,8 @@ def by_group(x: np.ndarray, table: pd.DataFrame, settings: Mapping[str, Any], se
         values |= {place.format(name) + "_change": gap - gaps["none"][place] for name, found in gaps.items()
                    for place, gap in found.items() if name != "none"}
         out |= with_intervals(values, seed, 500)
-    return out
+    return out | {f"added_{name}_{rate}": out[f"prevalence_{name}_{rate}"] - out[f"equal_{name}_{rate}"]
+                  for name in FORMS for rate in ("tpr", "fpr", "ppv")}
 
 
 def rate_gaps(called: np.ndarray, sick: np.ndarray, women: np.ndarray) -> dict[str, np.ndarray]:

@@ -59,8 +59,9 @@ def same_patient(settings: Mapping[str, Any], seed: int) -> dict[str, float]:
     """Several images of a patient, split by image and split by patient: AUC of a finding that hardly shows.
 
     Settings: ``n_patients``, ``images`` of each, ``likeness``, values of it; ``shape``, ``latent`` (principal
-    components of the pixels). An RBF machine reads them. Results, for each likeness in hundredths: ``rows_<likeness>``
-    and ``patients_<likeness>``, AUC; ``inflation_<likeness>``, the first less the second.
+    components of the pixels, of the training rows of the split by patient, which needs no label). An RBF machine reads
+    them. At likeness 0 a patient's images still share sex, age and site. Results, for each likeness in hundredths:
+    ``rows_<likeness>`` and ``patients_<likeness>``, AUC; ``inflation_<likeness>``, the first less the second.
     """
     out: dict[str, float] = {}
     for likeness in settings["likeness"]:
