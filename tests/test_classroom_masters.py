@@ -19,13 +19,6 @@ SEEDS = (0, 7)
 NAMES = [path.stem for path in PATHS]
 
 
-def runnable(text):
-    """Python of a cell: the shell line of the set-up cell becomes a call that is never made here."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    return compile(TransformerManager().transform_cell(text), "<cell>", "exec")
-
-
 def answers(name):
     """The wrong and right answers of a sheet, by the grade_id of the solution cell."""
     return yaml.safe_load((ROOT / "tests" / "classroom" / f"{name}.yml").read_text(encoding="utf-8"))
@@ -37,7 +30,7 @@ def outcome(namespace, *texts):
     for text in texts:
         raised = None
         try:
-            exec(runnable(text), namespace)
+            exec(masters.runnable(text), namespace)
         except Exception as error:
             raised = error
     return raised
@@ -57,7 +50,7 @@ def tried(master, listed, monkeypatch):
         if masters.is_test(cell):
             faults += both_ways(before, answer, text, listed)
         try:
-            exec(runnable(text), namespace)
+            exec(masters.runnable(text), namespace)
         except Exception as error:
             faults.append(f"{masters.grade_id(cell)}: the master's own run stops: {type(error).__name__}: {error}")
             break

@@ -9,6 +9,7 @@ import re
 import symtable
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 NUMBERS = "numbers"  # the tag of the cell that draws them
@@ -125,16 +126,33 @@ def is_test(cell: dict) -> bool:
 
 def is_numbers(cell: dict) -> bool:
     """True for the cell that draws the numbers."""
-    return cell["cell_type"] == "code" and NUMBERS in cell.get("metadata", {}).get("tags", [])
+    tags = cell.get("metadata", {}).get("tags", [])
+    return cell["cell_type"] == "code" and isinstance(tags, list) and NUMBERS in tags
+
+
+def plain(code: str) -> str:
+    """Python of a cell: the shell line of the set-up cell becomes a call, which is made on Colab only."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    return TransformerManager().transform_cell(code)
+
+
+def runnable(code: str, label: str = "cell") -> CodeType:
+    """A cell, compiled."""
+    return compile(plain(code), f"<{label}>", "exec")
 
 
 def bound(code: str) -> set[str]:
     """Names that code binds at its top level: assigned, imported or defined."""
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    table = symtable.symtable(TransformerManager().transform_cell(code), "<cell>", "exec")
+    table = symtable.symtable(plain(code), "<cell>", "exec")
     return {symbol.get_name() for symbol in table.get_symbols()
             if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()}
+
+
+def imported(code: str) -> set[str]:
+    """Names that code imports at its top level."""
+    table = symtable.symtable(plain(code), "<cell>", "exec")
+    return {symbol.get_name() for symbol in table.get_symbols() if symbol.is_imported()}
 
 
 def used(code: str) -> set[str]:
