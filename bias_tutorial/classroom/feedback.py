@@ -50,7 +50,7 @@ def page(master: masters.Master, record: Mapping[str, Any], points: Mapping[str,
 
 def file_name(student: str, sheet: str) -> str:
     """A name for a page that every system can write, different for different students."""
-    plain = re.sub(r"[^\w.-]+", "_", student)[:60]
+    plain = re.sub(r"[^\w.-]+", "_", student)[:60].lstrip(".")
     if plain != student or plain != plain.casefold():  # two names may look the same to a file system
         plain += "_" + hashlib.sha256(student.encode("utf-8", "replace")).hexdigest()[:8]
     return f"{plain}_{sheet}.html"

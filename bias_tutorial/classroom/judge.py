@@ -13,6 +13,7 @@ from .host import Gone, Host, Limits, Sitting
 from .submission import Plan, Step
 
 PASSED = "All tests passed."
+_SET_UP = '"google.colab" in sys.modules'
 
 
 class TooLong(BaseException):
@@ -49,6 +50,8 @@ class Bench:
             if cell["cell_type"] != "code":
                 continue
             text, name = masters.source(cell), masters.grade_id(cell)
+            if _SET_UP in text:  # it looks for the environment of a student; here it would load what nobody needs
+                text = "import sys, bias_tutorial"
             label = name or f"cell {k + 1}"
             if masters.is_test(cell):
                 given = {key: value for key, value in names.items() if key not in self.answered}
