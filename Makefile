@@ -23,7 +23,7 @@ NEEDS_VENV = $(PYTHON) could not make a virtual environment. On Debian or Ubuntu
 NEEDS_NET = The installation stopped before all was there (see above). Check network and disk space and run make again: it goes on from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test pages shots colab guards claims bench test-oldest address samples clean
+.PHONY: help env book test pages shots colab guards claims bench test-oldest classroom bench-classroom address samples clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1@\2/' | awk -F@ '{printf "%-20s %s\n", $$1, $$2}'
@@ -79,6 +79,12 @@ $(BENCH): benchmarks/requirements.txt
 	@.venv/bin/python -m venv --clear .venv-bench
 	@.venv-bench/bin/python -m pip --disable-pip-version-check install -qq -r $< || { echo '$(NEEDS_NET)'; exit 1; }
 	@touch $@
+
+classroom: $(READY)  ## make the exercise sheets and their solutions in dist/classroom (SEED=7: other numbers, for a class of its own)
+	@.venv/bin/bias-tutorial classroom build $(if $(SEED),--seed $(SEED))
+
+bench-classroom: $(READY)  ## grade 200 submissions of every kind, kill the grading once, continue, and look for a lost one
+	@.venv/bin/python -m benchmarks.grading $(if $(N),--n $(N))
 
 address:  ## write the public address everywhere (URL=https://github.com/you/where-bias-hides REF=main); checks it without
 	@$(PYTHON) book/address.py $(if $(URL),--url $(URL)) $(if $(REF),--ref $(REF))

@@ -17,6 +17,9 @@ import typer
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Where Bias Hides: simulated medical images with known bias.")
 
+classroom = typer.Typer(no_args_is_help=True, help="Make exercise sheets for a class, and grade what it hands in.")
+app.add_typer(classroom, name="classroom")
+
 
 class Layout(StrEnum):
     """How the files of a study are arranged."""
@@ -125,6 +128,49 @@ def cxr(
             raise ValueError("give --csv with a table, or --demo without table and embeddings")
         page = audit.demo(out, settings) if demo else audit.audit(csv, out, embeddings, settings, policy, width)
     typer.secho(f"✓ {page}: open it in a browser", fg="green")
+
+
+@classroom.command()
+def build(
+    seed: Annotated[int | None, typer.Option(help="Of the numbers in the sheets; 0 when not given. Another seed for "
+                                                  "each class: last year's answers do not pass.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the sheets, with their solutions.")] = Path("dist/classroom"),
+    masters: Annotated[Path, typer.Option(help="Folder of the master notebooks.")] = Path("book/exercises"),
+):
+    """Make the student notebooks and solutions from the master notebooks."""
+    from .classroom import sheets
+
+    with _said_plainly("classroom build", ModuleNotFoundError):
+        written = sheets.build(masters, out, seed)
+    typer.secho(f"✓ {out}: {len(written)} notebooks; hand out {out / sheets.STUDENT}", fg="green")
+
+
+@classroom.command()
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="Folder with one folder for each student, or with files named "
+                                                     "student_sheet.ipynb.")],
+    out: Annotated[Path, typer.Option(help="Table to write (.csv); feedback pages go beside it.")],
+    seed: Annotated[int | None, typer.Option(help="With which the class's sheets were made.")] = None,
+    masters: Annotated[Path, typer.Option(help="Folder of the master notebooks.")] = Path("book/exercises"),
+    workers: Annotated[int, typer.Option(help="Submissions graded at a time.")] = 2,
+    seconds: Annotated[float, typer.Option(help="For each cell, and for the tests of each question.")] = 30,
+    memory: Annotated[int, typer.Option(help="MiB that a submission may use.")] = 2048,
+):
+    """Grade submissions, each by itself and without network; stopped at any moment, the same command continues.
+
+    Files that could not be graded are listed in the table with the reason.
+    """
+    from .classroom import grade as grading
+    from .classroom.host import Limits
+
+    with _said_plainly("classroom grade", ModuleNotFoundError):
+        done = grading.grade(submissions, out, masters, seed, workers, Limits(seconds, memory))
+    for name, reason in done.excluded.items():
+        typer.secho(f"not graded: {name} {reason}", fg="yellow", err=True)
+    if done.weaker:
+        typer.secho("This system does not keep submissions apart as Linux does: Python alone refuses network and "
+                    "files. See the instructor's page on grading.", fg="yellow", err=True)
+    typer.secho(f"✓ {out}: {done.graded} graded ({done.kept} from before), {len(done.excluded)} not", fg="green")
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = (".md", ".toml", ".yml", ".yaml", ".cff", ".ipynb", ".html")
 MUST_NAME = ("README.md", "CONTRIBUTING.md", "CITATION.cff", "book/_config.yml")
+NOTEBOOKS = ("chapters", "exercises", "student")  # folders whose notebooks must have the set-up cell
 SLUG = r"[\w-]+/[\w.-]*[\w-]"
 HOSTS = r"colab\.research\.google\.com/github/|mybinder\.org/v2/gh/|git\+https://github\.com/"
 NO_ADDRESS = "This copy has no public address yet, so Colab cannot install it."
@@ -149,7 +150,7 @@ def disagreements(root: Path = ROOT) -> list[str]:
             wrong.append(f"{name}: the set-up cell or the branch is not what book/address.py writes")
         if address.known and "OWNER/" in text.replace('"/OWNER/"', ""):
             wrong.append(f"{name}: still has the placeholder OWNER")
-        if path.suffix == ".ipynb" and path.parent.name == "chapters" and setup(json.loads(text)) is None:
+        if path.suffix == ".ipynb" and path.parent.name in NOTEBOOKS and setup(json.loads(text)) is None:
             wrong.append(f"{name}: has no set-up cell")
     return wrong
 

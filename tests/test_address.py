@@ -47,7 +47,8 @@ def test_the_address_changes_everywhere_and_back(copy):
     assert address.disagreements(copy) == []
     new = address.make_address("https://github.com/some-body/bias.course.git", "v1.0")
     changed = address.change(new, copy)
-    assert {*address.MUST_NAME, "pyproject.toml", "book/chapters/77_test.ipynb"} <= set(changed)
+    assert {*address.MUST_NAME, "pyproject.toml", "book/chapters/77_test.ipynb",
+            "book/exercises/01_simulate_bias.ipynb", "book/exercises/student/01_simulate_bias.ipynb"} <= set(changed)
     assert address.disagreements(copy) == []
     assert address.read_address(copy) == new
     for path in address.files(copy):
@@ -69,6 +70,8 @@ def test_the_address_changes_everywhere_and_back(copy):
     ("book/_config.yml", "branch: {ref}", "branch: other"),
     ("book/chapters/77_test.ipynb", "github/{slug}/blob", "github/else/where/blob"),
     ("book/chapters/77_test.ipynb", "!pip install", "!pip  install"),
+    ("book/exercises/01_simulate_bias.ipynb", "github/{slug}/blob", "github/else/where/blob"),
+    ("book/exercises/student/01_simulate_bias.ipynb", '\\"google.colab\\" in sys.modules', "True"),
     ("book/chapters/77_test.ipynb", '\\"google.colab\\" in sys.modules', "True"),
 ])
 def test_a_copy_that_disagrees_is_found(copy, name, old, new):

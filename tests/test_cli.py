@@ -26,7 +26,7 @@ def run(*arguments: str):
 
 
 def test_help_names_the_commands():
-    for arguments in (("--help",), *((name, "--help") for name in ("doctor", "cxr", "sweep", "simulate"))):
+    for arguments in (("--help",), *((name, "--help") for name in ("doctor", "cxr", "sweep", "classroom", "simulate"))):
         result = run(*arguments)
         assert result.exit_code == 0
     commands = {command.callback.__name__ for command in cli.app.registered_commands}
@@ -263,3 +263,16 @@ def test_the_installed_command_runs():
     assert "simulate" in done.stdout and "sweep" in done.stdout
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "typer" in loaded and not {"torch", "pandas", "bias_tutorial.storage"} & loaded
+
+
+def test_classroom_builds_and_says_plainly_what_is_missing(tmp_path, monkeypatch):
+    pytest.importorskip("nbgrader", reason="not in the environment of the oldest versions; see tests/oldest.py")
+    masters = Path(__file__).resolve().parents[1] / "book" / "exercises"
+    result = run("classroom", "build", "--seed", "7", "--masters", str(masters), "--out", str(tmp_path / "dist"))
+    assert result.exit_code == 0 and "hand out" in result.output
+    assert (tmp_path / "dist" / "student" / "01_simulate_bias.ipynb").is_file()
+    monkeypatch.chdir(tmp_path)
+    result = run("classroom", "build")
+    assert result.exit_code == 2 and "holds no master notebook" in result.output
+    result = run("classroom", "grade", str(tmp_path / "none"), "--out", "grades.csv")
+    assert result.exit_code == 2 and "there is no such folder" in result.output
