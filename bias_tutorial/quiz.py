@@ -1,6 +1,7 @@
 """Self-test questions that need neither kernel nor network, drawn by jupyterquiz.
 
 ``stored/quizzes/NN.json`` is a list of questions in jupyterquiz's format; every option says why it is right or wrong.
+A question that recalls earlier chapters names them under ``recalls``, a key that jupyterquiz does not look at.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from .claims import STORED
 
 TYPES = ("multiple_choice", "many_choice")
-LEAST_QUESTIONS = 4
+LEAST_QUESTIONS = 6
+LEAST_RECALLING = 2  # in the quiz of a chapter that has earlier ones
 # Dark enough for white text on them (contrast at least 4.5), in light and dark pages alike.
 COLOURS = {"--jq-multiple-choice-bg": "#1f3a5f", "--jq-many-choice-bg": "#4a2c5e", "--jq-mc-button-bg": "#ffffff",
            "--jq-mc-button-border": "#767676", "--jq-text-color": "#ffffff", "--jq-correct-color": "#00695c",
@@ -98,18 +100,32 @@ def show(chapter: str) -> Quiz:
         questions = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path.name} is not JSON: {error}") from None
-    faults = check_quiz(questions)
+    faults = check_quiz(questions, chapter)
     if faults:
         raise ValueError(f"{path.name}: " + "; ".join(faults))
     return Quiz(questions, chapter)
 
 
-def check_quiz(questions: Any) -> list[str]:
+def check_quiz(questions: Any, chapter: str = "") -> list[str]:
     """Faults of a quiz, each a sentence that names question and option; none for a good one.
 
-    A good quiz is a list of at least four questions. Each has ``question``, ``type`` (``multiple_choice`` with exactly
+    A good quiz is a list of at least six questions. Each has ``question``, ``type`` (``multiple_choice`` with exactly
     one right option, ``many_choice`` with at least two), and at least two ``answers``; every answer has ``answer``,
-    ``correct`` and a ``feedback`` of its own that says more than right or wrong.
+    ``correct`` and a ``feedback`` of its own that says more than right or wrong. A question may have ``recalls``: the
+    earlier chapters it goes back to, such as ``['01']``.
+
+    Parameters
+    ----------
+    questions : Any
+        What the file holds.
+    chapter : str
+        Whose quiz it is, such as ``'02'``: from the second chapter on at least two questions must recall earlier ones.
+        With any other name none must, and a question may recall every chapter.
+
+    Returns
+    -------
+    list of str
+        Empty for a good quiz.
     """
     if not isinstance(questions, list) or not all(isinstance(q, Mapping) for q in questions):
         return ["a quiz must be a list of questions"]
@@ -122,6 +138,8 @@ def check_quiz(questions: Any) -> list[str]:
             faults.append(f"{where} has no text in 'question'")
         if question.get("type") not in TYPES:
             faults.append(f"{where} has the type {question.get('type')!r}, expected one of {', '.join(TYPES)}")
+        unknown = set(question) - {"question", "type", "answers", "recalls", "code"}
+        faults += [f"{where} has the unknown field '{field}'" for field in sorted(unknown)]
         if not isinstance(answers, list) or len(answers) < 2 or not all(isinstance(a, Mapping) for a in answers):
             faults.append(f"{where} needs a list of at least two 'answers'")
             continue
@@ -134,6 +152,26 @@ def check_quiz(questions: Any) -> list[str]:
             faults.append(f"{where} has {len(right)} right options, many_choice needs at least two")
     if len(places) > 2 and len(set(places)) == 1:
         faults.append(f"the right option is always number {places[0] + 1}")
+    return faults + _recall_faults(questions, chapter)
+
+
+def _recall_faults(questions, chapter) -> list[str]:
+    """Faults of the chapters that questions recall: which they are, and how many questions do."""
+    last = int(chapter) - 1 if re.fullmatch(r"\d\d", chapter) else 99
+    faults, recalling = [], 0
+    for number, question in enumerate(questions, start=1):
+        if "recalls" not in question:
+            continue
+        recalled = question["recalls"]
+        if not isinstance(recalled, list) or not recalled or \
+                not all(isinstance(c, str) and re.fullmatch(r"\d\d", c) for c in recalled):
+            faults.append(f"question {number} has 'recalls' {recalled!r}, expected a list of chapters such as ['01']")
+        elif wrong := [c for c in recalled if not 1 <= int(c) <= last]:
+            faults.append(f"question {number} recalls chapter {', '.join(wrong)}, which is no chapter before {chapter}")
+        else:
+            recalling += 1
+    if 1 <= last < 99 and recalling < LEAST_RECALLING:
+        faults.append(f"{recalling} questions recall an earlier chapter, expected at least {LEAST_RECALLING}")
     return faults
 
 

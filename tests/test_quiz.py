@@ -14,12 +14,13 @@ from bias_tutorial.quiz import check_quiz, show
 CHAPTERS = sorted(path.stem for path in (STORED / "quizzes").glob("*.json"))
 GOOD = [{"question": f"Question {n}?", "type": "multiple_choice", "answers": [
     {"answer": f"Option {k}", "correct": k == n % 3, "feedback": f"Because of reason {k}, which is long enough."}
-    for k in range(3)]} for n in range(4)]
+    for k in range(3)]} for n in range(6)]
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_stored_quizzes_are_good(chapter):
-    assert check_quiz(json.loads((STORED / "quizzes" / f"{chapter}.json").read_text(encoding="utf-8"))) == []
+    questions = json.loads((STORED / "quizzes" / f"{chapter}.json").read_text(encoding="utf-8"))
+    assert check_quiz(questions, chapter) == []
     assert "question" in show(chapter)._repr_html_()
 
 
@@ -30,7 +31,7 @@ def broken(change):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda q: q.pop(), "3 questions, expected at least 4"),
+    (lambda q: q.pop(), "5 questions, expected at least 6"),
     (lambda q: q[1]["answers"][2].pop("feedback"), "question 2, option 3 needs a 'feedback'"),
     (lambda q: q[1]["answers"][2].update(feedback="Wrong."), "question 2, option 3 needs a 'feedback'"),
     (lambda q: q[1]["answers"][2].update(feedback=q[1]["answers"][0]["feedback"]), "have the same 'feedback'"),
@@ -43,12 +44,41 @@ def broken(change):
     (lambda q: q[0].update(question=""), "question 1 has no text"),
     (lambda q: q[0].update(answers=[]), "at least two 'answers'"),
     (lambda q: q[0]["answers"][0].update(hint="x"), "unknown field 'hint'"),
+    (lambda q: q[0].update(recall=["01"]), "question 1 has the unknown field 'recall'"),
     (lambda q: [a.update(correct=i == 0) for x in q for i, a in enumerate(x["answers"])], "always number 1"),
 ])
 def test_each_fault_is_named(change, message):
     assert check_quiz(GOOD) == []
     faults = broken(change)
     assert any(message in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(("chapter", "recalled", "message"), [
+    ("02", [], "0 questions recall an earlier chapter, expected at least 2"),
+    ("03", [["02"]], "1 questions recall an earlier chapter, expected at least 2"),
+    ("03", [["01"], ["03"]], "question 2 recalls chapter 03, which is no chapter before 03"),
+    ("03", [["01"], ["02", "04"]], "question 2 recalls chapter 04, which is no chapter before 03"),
+    ("01", [["01"]], "question 1 recalls chapter 01, which is no chapter before 01"),
+    ("02", [["01"], "01"], "question 2 has 'recalls' '01', expected a list of chapters such as ['01']"),
+    ("02", [["01"], []], "question 2 has 'recalls' []"),
+    ("02", [["01"], ["1"]], "question 2 has 'recalls' ['1']"),
+    ("course", [["00"]], "question 1 recalls chapter 00"),
+])
+def test_from_the_second_chapter_on_two_questions_recall_earlier_ones(chapter, recalled, message):
+    questions = copy.deepcopy(GOOD)
+    for question, chapters in zip(questions, recalled, strict=False):
+        question["recalls"] = chapters
+    faults = check_quiz(questions, chapter)
+    assert any(message in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(("chapter", "recalled"), [("01", []), ("02", [["01"], ["01"]]), ("06", [["01", "05"], ["02"]]),
+                                                   ("course", []), ("course", [["06"]])])
+def test_recalling_questions_pass(chapter, recalled):
+    questions = copy.deepcopy(GOOD)
+    for question, chapters in zip(questions, recalled, strict=False):
+        question["recalls"] = chapters
+    assert check_quiz(questions, chapter) == []
 
 
 def test_a_missing_or_broken_file_says_so(tmp_path, monkeypatch):
