@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--index", help="a further package index, such as the one with torch for CPUs")
     options = parser.parse_args()
     pinned = re.search(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.M).group(1)
-    stored = ROOT / "tests" / "parameters.yml"
+    stored = ROOT / "bias_tutorial" / "stored" / "small_parameters.yml"
     parameters = yaml.safe_load(stored.read_text()) if stored.exists() else {}
     paths = [p for p in sorted((ROOT / "book" / "chapters").glob("*.ipynb"))
              if not options.chapters or p.name.startswith(tuple(options.chapters))]
