@@ -160,7 +160,8 @@ def test_ready_prints_one_line(capsys, monkeypatch):
     ready()
     text = capsys.readouterr().out
     assert text.count("\n") == 1
-    assert text.startswith("✓ bias_tutorial ") and " ready (torch " in text and text.rstrip().endswith((", fp32)", ", bf16)"))
+    assert text.startswith("✓ bias_tutorial ") and " ready (torch " in text
+    assert text.rstrip().endswith((", fp32)", ", bf16)"))
 
 
 def test_ready_is_green_in_a_notebook_only(capsys, monkeypatch):
