@@ -6,7 +6,7 @@ from axe_playwright_python.sync_playwright import Axe
 SCROLLERS = "pre, table, .output, .pst-scrollable-table-container, .table-wrapper, mjx-container, .math, .cell_output"
 
 FOCUSABLE = "a[href], button:not([disabled]), input:not([type=hidden]), select, summary, [tabindex='0']"
-# What has the focus: whether for the first time, whether it is drawn, and whether an outline, shadow or border marks it.
+# What has the focus: whether for the first time, whether it is drawn, and whether outline, shadow or colour mark it.
 FOCUS = """() => {
     const e = document.activeElement, seen = window.seenFocus ??= new Set();
     if (!e || e === document.body) return null;

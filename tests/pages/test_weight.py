@@ -49,8 +49,8 @@ def write(found: dict[str, dict]) -> None:
               "cores": os.cpu_count(), "pages": ordered}
     (HTML.parent / "weight.json").write_text(json.dumps(totals, indent=1) + "\n", encoding="utf-8")
     lines = ["# What the pages weigh", "",
-             f"The built book has {whole / 1e6:.1f} MB, {sum(assets.values()) / 1e6:.1f} MB of it files that pages share. "
-             f"A first load is a page with all it loads, uncompressed. First paint: the best of at most {ATTEMPTS} "
+             f"The built book has {whole / 1e6:.1f} MB; {sum(assets.values()) / 1e6:.1f} MB are files that pages share."
+             f" A first load is a page with all it loads, uncompressed. First paint: the best of at most {ATTEMPTS} "
              f"loads, on {os.cpu_count()} cores.", "",
              "| page | own kB | first load, kB | first paint, s |", "|:---|---:|---:|---:|"]
     lines += [f"| {name} | {row['own_bytes'] / 1e3:,.0f} | {row['first_load_bytes'] / 1e3:,.0f} | "
