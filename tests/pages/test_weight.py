@@ -67,7 +67,6 @@ def test_is_light_and_shows_something_soon(visit, name, rows):
         best = min(best, page.evaluate(PAINT))
         if best < MOST_SECONDS:
             break
-        page.context.close()
     page.mouse.wheel(0, 100_000)
     own, shared = split(files(faults.loaded))
     rows[name] = {"own_bytes": own, "first_load_bytes": own + shared, "first_paint_seconds": round(best, 3)}
