@@ -52,8 +52,8 @@ pages: $(READY)  ## look at the built book with a browser: offline, accessible, 
 shots: $(READY)  ## save pictures of every page, desktop and phone, light and dark (PAGE=01: only that one)
 	@.venv/bin/python tests/pages/shots.py $(PAGE)
 
-colab: $(READY)  ## the set-up cell of each chapter as Colab runs it (CHAPTER=01; FULL=1: Python 3.13 and CUDA torch, 5.5 GB)
-	@.venv/bin/python tests/colab.py $(CHAPTER) $(if $(FULL),--python $(PYTHON313) --torch 2.11.0,$(COLAB_INDEX))
+colab: $(READY)  ## the set-up cell of each chapter and sheet as Colab runs it (CHAPTER=01; ONLY=sheets; FULL=1: Python 3.13 and CUDA torch, 5.5 GB)
+	@.venv/bin/python tests/colab.py $(CHAPTER) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--python $(PYTHON313) --torch 2.11.0,$(COLAB_INDEX))
 
 test-oldest: $(READY) $(OLDEST)  ## the tests with the oldest versions we allow, in an environment of their own
 	@.venv-oldest/bin/python -m pytest -q $(SIDE_BY_SIDE) $(OLD_WARNINGS) tests --ignore=tests/pages

@@ -5,8 +5,9 @@ is needed: it lets torchvision be imported beside a CPU build of torch (see :mod
 """
 
 from .environment import check_env, mend_torchvision, ready
+from .sizes import fit_to_memory
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "check_env", "ready"]
+__all__ = ["__version__", "check_env", "fit_to_memory", "ready"]
 
 mend_torchvision()

@@ -17,6 +17,9 @@ from typing import NamedTuple
 DISTRIBUTION = "bias-tutorial"
 OLDEST_PYTHON = (3, 11)
 GIB = 1024**3
+# Where Linux states a container's memory, in version 2 and version 1 of its control groups.
+CGROUPS = (("/sys/fs/cgroup", "memory.max", "memory.current"),
+           ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
 _GREEN, _RED, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[0m"
 
 
@@ -185,7 +188,8 @@ def precision(where: str = "cpu") -> tuple[str, str]:
 def memory() -> tuple[int | None, int | None]:
     """Return free and total memory of the machine in bytes; None where this system does not tell.
 
-    On Linux the limit of the container counts, not only what the machine has.
+    On Linux the limit of the container counts, not only what the machine has. Files that the container has read and
+    the system may forget at any time count as free.
     """
     if sys.platform == "win32":
         return _memory_windows()
@@ -195,12 +199,23 @@ def memory() -> tuple[int | None, int | None]:
         kib = {line.split(":")[0]: int(line.split()[1]) for line in facts.splitlines() if len(line.split()) > 1}
         total = kib["MemTotal"] * 1024
         free = kib.get("MemAvailable", kib["MemFree"]) * 1024
-        limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
-        if limit.isdigit() and used.isdigit() and int(limit) < total:
-            total, free = int(limit), min(free, int(limit) - int(used))
+        limit, used = _memory_of_container()
+        if limit is not None and limit < total:
+            total, free = limit, max(0, min(free, limit - used))
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return free, total
+
+
+def _memory_of_container() -> tuple[int | None, int]:
+    """Return the limit of this container's memory and what is in use, in bytes; (None, 0) without a limit."""
+    for folder, limit_name, used_name in CGROUPS:
+        limit, used = _read(f"{folder}/{limit_name}").strip(), _read(f"{folder}/{used_name}").strip()
+        if limit.isdigit() and used.isdigit():
+            facts = dict(line.split() for line in _read(f"{folder}/memory.stat").splitlines() if line.count(" ") == 1)
+            forgettable = facts.get("total_inactive_file", facts.get("inactive_file", "0"))
+            return int(limit), int(used) - int(forgettable)
+    return None, 0
 
 
 def _memory_windows():

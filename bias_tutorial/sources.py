@@ -241,9 +241,12 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
     ran = {path.name: path for path in map(Path, executed)}
     runs = {name[:2]: recorded(path) for name, path in ran.items()}
     faults = []
-    for path in sorted([root / "README.md", *(root / "book").glob("*.md")]):
-        text = path.read_text(encoding="utf-8")
-        faults += check_text(text, str(path.relative_to(root)), Sources(runs=runs, root=root))
+    for path in other_pages(root):
+        where, sources = str(path.relative_to(root)), Sources(runs=runs, root=root)
+        if path.suffix == ".md":
+            faults += check_text(path.read_text(encoding="utf-8"), where, sources)
+        else:
+            faults += check_notebook(path, where, sources)
     for path in sorted((root / "bias_tutorial" / "stored" / "quizzes").glob("*.json")):
         for number, question in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
             texts = [question["question"], *(a[part] for a in question["answers"] for part in ("answer", "feedback"))]
@@ -257,6 +260,17 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
         elif path.name not in ran:
             print(f"{path.name} was not run: what it records could not be compared.")
     return faults
+
+
+def other_pages(root: Path) -> list[Path]:
+    """Return the README and every page of the book that is no chapter, in subfolders too.
+
+    Folders whose name begins with an underscore hold what is built, and exercises are sheets, not pages.
+    """
+    book = root / "book"
+    found = [root / "README.md", *book.rglob("*.md"), *book.rglob("*.ipynb")]
+    return sorted(path for path in found if not any(
+        part.startswith(("_", ".")) or part in ("chapters", "exercises") for part in path.relative_to(root).parts[:-1]))
 
 
 def parameters(notebook: Any) -> dict[str, Any]:

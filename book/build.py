@@ -21,6 +21,7 @@ from pathlib import Path
 import checks
 import execution
 import nbformat
+import running
 import yaml
 from execution import BuildError, Measured, cache_key, cached, execute, header, write_atomic
 
@@ -121,6 +122,8 @@ def stage(book: Book, measured: dict[str, Measured]) -> Path:
             text = source.read_text(encoding="utf-8")
             if COVER in text:
                 text = text.replace(COVER, f"```{{raw}} html\n{cover(book).strip()}\n```")
+            if running.PLACE in text:
+                text = text.replace(running.PLACE, running.tables(book.source, book.chapters(), measured))
             out.write_text(text, encoding="utf-8")
             continue
         run = measured.get(source.stem)

@@ -51,6 +51,20 @@ def empty(output) -> bool:
     return not output.get_text(strip=True) and not output.find(SHOWS_SOMETHING)
 
 
+def heading_faults(article) -> list[str]:
+    """Headings that skip a level or say nothing: a screen reader's user walks through a page along them."""
+    faults, before = [], 0
+    for heading in article.find_all(re.compile(r"^h[1-6]$")):
+        level = int(heading.name[1])
+        words = heading.get_text(" ", strip=True).removesuffix("#").strip()
+        if not words:
+            faults.append(f"an empty heading: {str(heading)[:120]}")
+        if level > before + 1:
+            faults.append(f"heading '{words[:60]}' is of level {level} below one of level {before}")
+        before = level
+    return faults
+
+
 def check_page(path: Path) -> list[str]:
     """Faults of one page, each a sentence that names what is wrong."""
     page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
@@ -64,7 +78,7 @@ def check_page(path: Path) -> list[str]:
         faults.append("a table shows NaN")
     if len(article.find_all("h1")) != 1:
         faults.append(f"has {len(article.find_all('h1'))} titles (h1), expected one")
-    return faults + missing_alt(article)
+    return faults + heading_faults(article) + missing_alt(article)
 
 
 def check_pages(html: Path, pages: list[str]) -> list[str]:

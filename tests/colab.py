@@ -1,11 +1,12 @@
-"""The set-up contract: each chapter's literal set-up cell, where Colab's versions are and the course is not.
+"""The set-up contract: the literal set-up cell of a notebook, where Colab's versions are and the course is not.
 
-    python tests/colab.py [--python python3.13 --torch 2.11.0] [chapter ...]
+    python tests/colab.py [--python python3.13 --torch 2.11.0] [--only sheets] [chapter ...]
 
-For every chapter the single notebook is copied to an empty folder and opened there as Colab would: `google.colab` is
-imported, the course is not installed. Only the address in the set-up cell is replaced, by an archive of this working
-tree. The cell must print one green line, change no installed version and need no restart; then the whole notebook must
-run, with the parameters of the tests.
+Every chapter and every student's sheet of exercises is copied alone to an empty folder and opened there as Colab would:
+`google.colab` is imported, the course is not installed. Only the address in the set-up cell is replaced, by an archive
+of this working tree. The cell must print one green line, change no installed version and need no restart; then the
+whole notebook must run: a chapter with its small sizes, a sheet with the answers of its master, or without a master up
+to the first cell that the student fills in.
 The environment is kept in ``.venv-colab*`` and made anew when the list of versions below changes.
 """
 
@@ -23,6 +24,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import nbformat
 import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -146,9 +148,26 @@ def check_outputs(cell) -> None:
         raise Broken(f"the set-up cell frightens: {text!r}")
 
 
-def check_chapter(path: Path, python: Path, base: dict[str, str], parameters: dict) -> None:
-    """Run one chapter under the contract; raises :class:`Broken`."""
-    notebook = load_notebook_node(str(path))
+def answered(sheet: Path) -> nbformat.NotebookNode:
+    """A student's sheet with the answers of its master, or only what stands before the first answer."""
+    notebook, master = load_notebook_node(str(sheet)), sheet.parents[1] / sheet.name
+    answers = {}
+    if master.exists():
+        answers = {cell.metadata.nbgrader.grade_id: cell.source for cell in load_notebook_node(str(master)).cells
+                   if cell.metadata.get("nbgrader", {}).get("solution")}
+    for number, cell in enumerate(notebook.cells):
+        graded = cell.metadata.get("nbgrader", {})
+        if graded.get("solution") and graded["grade_id"] in answers:
+            cell.source = answers[graded["grade_id"]]
+        elif graded.get("solution") or graded.get("grade") and not answers:
+            notebook.cells = notebook.cells[:number]
+            break
+    return notebook
+
+
+def check_notebook(path: Path, notebook: nbformat.NotebookNode, python: Path, base: dict[str, str],
+                   parameters: dict) -> None:
+    """Run one notebook, the file at `path`, under the contract; raises :class:`Broken`."""
     number = set_up(notebook)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -178,32 +197,36 @@ def set_up_again(notebook) -> int:
 
 
 def main() -> int:
-    """Check the chapters named (default: all); print one line each; 1 when any breaks the contract."""
+    """Check the notebooks of the chapters named (default: all); print one line each; 1 when any breaks the contract."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="such as 01")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--torch", default="", help="default: the version in requirements.txt")
+    parser.add_argument("--only", choices=("chapters", "sheets"), help="default: chapters and students' sheets")
     parser.add_argument("--index", help="a further package index, such as the one with torch for CPUs")
     options = parser.parse_args()
     pinned = re.search(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.M).group(1)
-    stored = ROOT / "tests" / "parameters.yml"
-    parameters = yaml.safe_load(stored.read_text()) if stored.exists() else {}
-    paths = [p for p in sorted((ROOT / "book" / "chapters").glob("*.ipynb"))
-             if not options.chapters or p.name.startswith(tuple(options.chapters))]
+    parameters = yaml.safe_load((ROOT / "bias_tutorial" / "stored" / "small_parameters.yml").read_text())
+    folders = {"chapters": ROOT / "book" / "chapters", "sheets": ROOT / "book" / "exercises" / "student"}
+    paths = [path for kind, folder in folders.items() for path in sorted(folder.glob("*.ipynb"))
+             if options.only in (None, kind) and path.name.startswith(tuple(options.chapters) or "")]
     if not paths:
-        print(f"No chapter matches {options.chapters or 'book/chapters/*.ipynb'}.", file=sys.stderr)
+        print(f"No notebook matches {options.chapters or 'book/chapters/*.ipynb'}.", file=sys.stderr)
         return 1
     broken = 0
     for path in paths:
+        label = path.relative_to(ROOT / "book").with_suffix("").as_posix()
         try:
             start = time.perf_counter()
             python, base = environment(options.python, options.torch or pinned, options.index)
-            check_chapter(path, python, base, parameters.get(path.stem) or {})
-            print(f"{path.stem}: one green line, {len(base)} installed versions unchanged, no restart, all cells run "
-                  f"({time.perf_counter() - start:.0f} s)", flush=True)
+            sheet = path.parent == folders["sheets"]
+            notebook = answered(path) if sheet else load_notebook_node(str(path))
+            check_notebook(path, notebook, python, base, {} if sheet else parameters.get(path.stem) or {})
+            print(f"{label}: one green line, {len(base)} installed versions unchanged, no restart, "
+                  f"{len(notebook.cells)} cells run ({time.perf_counter() - start:.0f} s)", flush=True)
         except Broken as error:
             broken += 1
-            print(f"{path.stem}: the set-up contract is broken: {error}", file=sys.stderr, flush=True)
+            print(f"{label}: the set-up contract is broken: {error}", file=sys.stderr, flush=True)
     return int(broken > 0)
 
 

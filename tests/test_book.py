@@ -142,6 +142,24 @@ def test_minutes_to_read_count_prose_and_visible_code():
     assert execution.minutes_to_read(pages) == 5
 
 
+def test_the_page_on_running_holds_what_was_measured(book):
+    measured = {"01_first": execution.Measured("01_first", "key", 95.2, 1536.4, 2)}
+    (book.source / "words.md").write_text(f"# Words\n\n{build.running.PLACE}\n")
+    text = (build.stage(book, {}) / "words.md").read_text()
+    assert "| [Making bias](chapters/01_first.ipynb) | 1 | not run in this build | | [Colab](" in text
+    sheet = book.source / "exercises" / "student" / "01_first.ipynb"
+    sheet.parent.mkdir(parents=True)
+    nbformat.write(notebook("1"), sheet)
+    text = build.running.tables(book.source, book.chapters(), measured)
+    assert "| [Making bias](chapters/01_first.ipynb) | 1 | 95 | 1,536 | [Colab](https://colab" in text
+    assert "with 2 processor cores" in text and "1.6 minutes" in text
+    config = build.yaml.safe_load((book.source / "_config.yml").read_text())["repository"]
+    slug = config["url"].removeprefix("https://github.com/")
+    for path in ("chapters/01_first.ipynb", "exercises/student/01_first.ipynb"):
+        assert f"(https://colab.research.google.com/github/{slug}/blob/{config['branch']}/book/{path})" in text
+        assert f"(https://mybinder.org/v2/gh/{slug}/{config['branch']}?urlpath=lab/tree/book/{path})" in text
+
+
 def test_unknown_chapter_and_missing_page_are_named(book):
     with pytest.raises(build.BuildError, match="no chapter '07'. Chapters: 01_first"):
         build.select(book.chapters(), "07")
@@ -207,6 +225,9 @@ GOOD = ('<html><body><article><h1>T</h1><div class="cell_output"><img src="a.png
     ("<h1>T</h1>", '<h1>T</h1><div class="cell_output"><table><td>NaN</td></table></div>', "shows NaN"),
     ("<h1>T</h1>", '<h1>T</h1><div class="output stderr">UserWarning: x</div>', "shows a warning"),
     ("<h1>T</h1>", "<h1>T</h1><h1>U</h1>", "has 2 titles"),
+    ("<h1>T</h1>", "<h1>T</h1><h2>U</h2><h4>V</h4>", "heading 'V' is of level 4 below one of level 2"),
+    ("<h1>T</h1>", "<h2>U</h2><h1>T</h1>", "heading 'U' is of level 2 below one of level 0"),
+    ("<h1>T</h1>", "<h1>T</h1><h2> <a>#</a></h2>", "an empty heading"),
     ('alt="Accuracy rises from .7 to .9"', "", "without a text"),
     ('alt="Accuracy rises from .7 to .9"', 'alt=""', "empty alt"),
     ('alt="Accuracy rises from .7 to .9"', 'alt="_images/01_simulate_12.png"', "without a text"),

@@ -15,6 +15,7 @@ from bias_tutorial import answer_key
 from bias_tutorial.claims import recorded
 from bias_tutorial.clustering import hidden_mode
 from bias_tutorial.scenario import preset
+from bias_tutorial.sizes import SMALL as SIZES
 from bias_tutorial.studies import chapter_02, chapter_03, chapter_04, chapter_05, chapter_06
 from bias_tutorial.training import Recipe
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"))
 HEADINGS = ("In this chapter", "Before you start", "## Against the answer key", "## Does it hold?", "## Audit",
             "## What this does not show", "## Check yourself", "## Take away", "## Go further", "## References")
-SMALL = yaml.safe_load((ROOT / "tests" / "parameters.yml").read_text())
+SMALL = yaml.safe_load(SIZES.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module", params=CHAPTERS, ids=lambda path: path.stem)

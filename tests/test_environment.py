@@ -160,7 +160,8 @@ def test_ready_prints_one_line(capsys, monkeypatch):
     ready()
     text = capsys.readouterr().out
     assert text.count("\n") == 1
-    assert text.startswith("✓ bias_tutorial ") and " ready (torch " in text and text.rstrip().endswith("p32)")
+    assert text.startswith("✓ bias_tutorial ") and " ready (torch " in text
+    assert text.rstrip().endswith((", fp32)", ", bf16)"))
 
 
 def test_ready_is_green_in_a_notebook_only(capsys, monkeypatch):
@@ -250,18 +251,28 @@ def test_flags_fall_back_to_what_linux_says(monkeypatch):
 MEMINFO = "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 400 kB\n"
 
 
-@pytest.mark.parametrize("limit, used, expected", [
-    ("max", "77", (400 * 1024, 1000 * 1024)),
-    ("", "", (400 * 1024, 1000 * 1024)),
-    (str(500 * 1024), str(200 * 1024), (300 * 1024, 500 * 1024)),
-    (str(500 * 1024), str(50 * 1024), (400 * 1024, 500 * 1024)),
-    (str(5000 * 1024), "0", (400 * 1024, 1000 * 1024)),
+V2, V1 = "/sys/fs/cgroup/", "/sys/fs/cgroup/memory/"
+
+
+@pytest.mark.parametrize("limit, used, forgettable, expected", [
+    ("max", "77", 0, (400, 1000)),
+    ("", "", 0, (400, 1000)),
+    (500, 200, 0, (300, 500)),
+    (500, 50, 0, (400, 500)),
+    (500, 450, 150, (200, 500)),
+    (500, 501, 0, (0, 500)),
+    (5000, 0, 0, (400, 1000)),
 ])
-def test_memory_on_linux_respects_the_container(monkeypatch, limit, used, expected):
-    texts = {"/proc/meminfo": MEMINFO, "/sys/fs/cgroup/memory.max": limit, "/sys/fs/cgroup/memory.current": used}
+@pytest.mark.parametrize("names", [
+    (V2 + "memory.max", V2 + "memory.current", V2 + "memory.stat", "inactive_file"),
+    (V1 + "memory.limit_in_bytes", V1 + "memory.usage_in_bytes", V1 + "memory.stat", "total_inactive_file")])
+def test_memory_on_linux_respects_the_container(monkeypatch, names, limit, used, forgettable, expected):
+    limit, used = (str(size * 1024) if isinstance(size, int) else size for size in (limit, used))
+    stat = f"anon 17\n{names[3]} {forgettable * 1024}\nworkingset_refault_anon 3\n"
+    texts = {"/proc/meminfo": MEMINFO, names[0]: limit, names[1]: used, names[2]: stat}
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(environment, "_read", texts.get)
-    assert environment.memory() == expected
+    monkeypatch.setattr(environment, "_read", lambda path: texts.get(path, ""))
+    assert environment.memory() == tuple(size * 1024 for size in expected)
 
 
 def test_memory_elsewhere(monkeypatch):

@@ -204,6 +204,16 @@ def test_the_whole_book_is_checked(tmp_path, capsys):
     assert places == ["README.md", "book/intro.md", "book/chapters/88_test.ipynb"]
 
 
+def test_every_other_page_is_checked_wherever_it_lies(tmp_path):
+    (tmp_path / "README.md").write_text("Words.")
+    for name in ("running.md", "teaching/plan.md", "_build/html/x.md", "exercises/student/notes.md"):
+        (tmp_path / "book" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "book" / name).write_text("It takes 12 minutes.")
+    nbformat.write(chapter("It takes 12 minutes."), tmp_path / "book" / "own.ipynb")
+    places = [fault.partition(",")[0] for fault in check_book(root=tmp_path)]
+    assert places == ["book/own.ipynb", "book/running.md", "book/teaching/plan.md"]
+
+
 def test_formulas_keep_what_they_state():
     assert "0.7" in formula("p = 0.7") and "=5" in formula("n = 5") and "5" not in formula("n + 5")
     assert isinstance(next(blocks("text")), Block)

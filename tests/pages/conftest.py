@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from browser import ARGUMENTS, HTML, chromium, open_page, pages
+from browser import ARGUMENTS, HTML, chromium, open_page, pages, serve
 
 
 def pytest_sessionstart(session):
@@ -31,6 +31,21 @@ def browser():
         started = play.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The address at which this machine serves the book to itself."""
+    started, address = serve()
+    yield address
+    started.shutdown()
+    started.server_close()
+
+
+@pytest.fixture(params=["file", "served"])
+def opened_as(request):
+    """How a page is opened: None as a file, or the address of a server."""
+    return request.getfixturevalue("server") if request.param == "served" else None
 
 
 @pytest.fixture
