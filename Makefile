@@ -23,7 +23,7 @@ NEEDS_VENV = $(PYTHON) could not make a virtual environment. On Debian or Ubuntu
 NEEDS_NET = The installation stopped before all was there (see above). Check network and disk space and run make again: it goes on from here.
 
 .DEFAULT_GOAL := help
-.PHONY: help env book test pages shots colab guards claims bench test-oldest classroom bench-classroom address samples clean
+.PHONY: help env book test pages shots pdf zip preview colab guards claims bench test-oldest classroom bench-classroom address samples clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1@\2/' | awk -F@ '{printf "%-20s %s\n", $$1, $$2}'
@@ -51,6 +51,15 @@ pages: $(READY)  ## look at the built book with a browser: offline, accessible, 
 
 shots: $(READY)  ## save pictures of every page, desktop and phone, light and dark (PAGE=01: only that one)
 	@.venv/bin/python tests/pages/shots.py $(PAGE)
+
+pdf: $(READY)  ## the built book as one PDF, printed by a browser, with links that jump inside it
+	@.venv/bin/python book/pdf.py
+
+zip: $(READY)  ## the built book as one archive to unpack and open without a network
+	@.venv/bin/python book/downloads.py
+
+preview: $(READY)  ## what differs from another state of the book, old and new side by side (BASE=main)
+	@.venv/bin/python book/preview.py $(or $(BASE),main)
 
 colab: $(READY)  ## the set-up cell of each chapter and sheet as Colab runs it (CHAPTER=01; ONLY=sheets; FULL=1: Python 3.13 and CUDA torch, 5.5 GB)
 	@.venv/bin/python tests/colab.py $(CHAPTER) $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--python $(PYTHON313) --torch 2.11.0,$(COLAB_INDEX))

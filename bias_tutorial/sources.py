@@ -252,7 +252,7 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
             texts = [question["question"], *(a[part] for a in question["answers"] for part in ("answer", "feedback"))]
             here = Sources(path.stem, runs=runs, root=root)
             faults += [f for text in texts for f in check_text(text, f"quiz {path.name}, question {number}", here)]
-    for path in sorted((root / "book" / "chapters").glob("[0-9][0-9]_*.ipynb")):
+    for path in sorted([*(root / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"), *(root / "book").glob("*.ipynb")]):
         chapter, known = path.name[:2], parameters(ran.get(path.name, path))
         faults += check_notebook(path, str(path.relative_to(root)), Sources(chapter, known, runs, root))
         if path.name in ran and chapter in chapters():

@@ -18,9 +18,12 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import api
 import checks
+import downloads
 import execution
 import nbformat
+import parts
 import running
 import yaml
 from execution import BuildError, Measured, cache_key, cached, execute, header, write_atomic
@@ -72,13 +75,22 @@ def select(chapters: list[Path], wanted: str | None) -> list[Path]:
     return chosen
 
 
-def staged(notebook, measured: Measured | None):
-    """A notebook as the page shows it: with the measured header under its title and without the recorded values."""
+def staged(notebook, measured: Measured | None, functions: str = ""):
+    """A notebook as the page shows it: with the measured header under its title and without the recorded values.
+
+    `functions` is a line on what it uses first; it stands before the references, or at the end.
+    """
     first = notebook.cells[0]
     title, _, rest = first.source.partition("\n")
     if first.cell_type != "markdown" or not re.match(r"# \S", title):
         raise BuildError("The first cell of a chapter must be Markdown and start with its title, '# ...'")
     first.source = f"{title}\n\n{header(notebook, measured)}\n{rest}"
+    if functions:
+        last = notebook.cells[-1]
+        if last.cell_type != "markdown":
+            raise BuildError("The last cell of a chapter must be Markdown")
+        before, heading, after = last.source.rpartition("\n## References")
+        last.source = f"{before}\n{functions}\n{heading}{after}" if heading else f"{last.source}\n\n{functions}"
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(RECORD_MIME, None)
@@ -114,12 +126,13 @@ def stage(book: Book, measured: dict[str, Measured]) -> Path:
     for name in (*SHARED, *bibliography):
         source = book.source / name
         shutil.copytree(source, target / name) if source.is_dir() else shutil.copy(source, target / name)
+    entries = api.used(book.root, parts.notebooks(book)) if "functions" in book.pages() else []
     for page in book.pages():
         source = book.file(page)
         out = target / source.relative_to(book.source)
         out.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".md":
-            text = source.read_text(encoding="utf-8")
+            text = parts.filled(book, source.read_text(encoding="utf-8"))
             if COVER in text:
                 text = text.replace(COVER, f"```{{raw}} html\n{cover(book).strip()}\n```")
             if running.PLACE in text:
@@ -129,7 +142,7 @@ def stage(book: Book, measured: dict[str, Measured]) -> Path:
         run = measured.get(source.stem)
         try:
             shown = book.build / "executed" / source.name if run else source
-            notebook = staged(nbformat.read(shown, as_version=4), run)
+            notebook = staged(nbformat.read(shown, as_version=4), run, api.introduced(entries, page))
         except BuildError as error:
             raise BuildError(f"{source.name}: {error}") from None
         nbformat.write(notebook, out)
@@ -150,6 +163,7 @@ def render(book: Book, source: Path) -> Path:
         raise BuildError(f"Jupyter Book reports:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     for chapter in book.chapters():  # the download button hands out the notebook to work with, not the printed one
         shutil.copy(chapter, html / "_sources" / chapter.relative_to(book.source))
+    downloads.notebooks(book)
     return html
 
 

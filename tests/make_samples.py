@@ -16,6 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from bias_tutorial import simulate, storage
+from bias_tutorial.datasets import samples
 from bias_tutorial.files import write_nifti, write_text
 from bias_tutorial.scenario import preset
 
@@ -29,6 +30,7 @@ def make(folder):
     storage.to_bids(simulate.brain(preset("both"), 8, SEED, shape=VOLUME), folder / "bids")
     make_simba(folder / "simba")
     make_brain_tumour(folder / "brain_tumour")
+    samples.study(folder / "study")
     slices = simulate.brain(preset("near"), 6, SEED, shape=SLICE)
     for name in FORMATS:
         make_table(slices, folder / "table", name)

@@ -303,7 +303,7 @@ def test_make_names_a_wrong_python_and_goes_on_after_a_failed_download(fresh):
 
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    targets = "book test pages shots colab test-oldest guards claims bench address samples".split()
+    targets = "book test pages shots pdf zip preview colab test-oldest guards claims bench address samples".split()
     assert [name for name in targets if f"make {name} " not in done.stdout] == []
 
 

@@ -129,8 +129,8 @@ def targets() -> dict[str, str]:
 
 
 def test_make_help_lists_the_targets():
-    wanted = {"book", "test", "test-oldest", "pages", "colab", "claims", "guards", "bench", "address", "help",
-              "classroom"}
+    wanted = {"book", "test", "test-oldest", "pages", "colab", "claims", "guards", "bench", "address", "help", "pdf",
+              "zip", "preview", "classroom"}
     assert wanted <= set(targets())
     text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name, help_text in targets().items():
@@ -144,11 +144,11 @@ def workflow(name: str) -> dict:
     return {**read, "on": read.get("on", read.get(True))}
 
 
-def test_there_are_three_workflows():
-    assert {p.stem for p in (ROOT / ".github" / "workflows").iterdir()} == {"test", "book", "scheduled"}
+def test_there_are_four_workflows():
+    assert {p.stem for p in (ROOT / ".github" / "workflows").iterdir()} == {"test", "book", "scheduled", "preview"}
 
 
-@pytest.mark.parametrize("name", ["test", "book", "scheduled"])
+@pytest.mark.parametrize("name", ["test", "book", "scheduled", "preview"])
 def test_workflows_only_call_make_in_a_shell_that_stops(name):
     read = workflow(name)
     assert read["defaults"]["run"]["shell"] == "bash", "GitHub adds -eo pipefail only where bash is named"
@@ -167,13 +167,19 @@ def test_workflows_only_call_make_in_a_shell_that_stops(name):
                 commands.append(step["run"])
     assert commands
     for command in commands:
-        words = re.fullmatch(r"make ([a-z-]+)((?: [A-Z]+=\w+)*)", command)
+        words = re.fullmatch(r"make ([a-z-]+)((?: [A-Z]+=[\w/]+)*)", command)
         assert words and words[1] in targets(), f"{name}: '{command}' is not a make target"
 
 
 def test_workflows_run_when_they_should():
     branch = "main"
     test, book, scheduled = workflow("test"), workflow("book"), workflow("scheduled")
+    preview = workflow("preview")
+    (job,) = preview["jobs"].values()
+    assert preview["on"] == {"pull_request": None} and preview["permissions"] == {"contents": "read"}
+    assert job["steps"][0]["with"]["fetch-depth"] == 0, "the branch to compare with must be there"
+    assert any(step.get("run", "").startswith(f"make preview BASE=origin/{branch}") for step in job["steps"])
+    assert job["steps"][-1]["with"]["path"] == "book/_build/preview/index.html"
     assert test["on"] == {"push": {"branches": [branch]}, "pull_request": None}
     assert book["on"] == {"push": {"branches": [branch]}, "workflow_dispatch": None}
     assert set(scheduled["on"]) == {"schedule", "workflow_dispatch"}

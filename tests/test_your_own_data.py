@@ -1,0 +1,91 @@
+"""The page on a reader's own data: it runs, it shows the shortcut, and what it tells readers to type can be typed."""
+
+import ast
+import inspect
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+
+from bias_tutorial import bids, cohort, networks
+from bias_tutorial.claims import recorded
+from bias_tutorial.datasets import samples, table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "book" / "your_own_data.ipynb"
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The page run in a folder of its own, with the parameters of the book: what it teaches needs them."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIAS_TUTORIAL_BOOK", "1")
+        patch.setenv("TQDM_DISABLE", "1")
+        papermill.execute_notebook(PAGE, folder / PAGE.name, progress_bar=False, kernel_name="python3", cwd=str(folder))
+    return folder, nbformat.read(folder / PAGE.name, as_version=4)
+
+
+def test_it_runs_without_a_warning(executed):
+    _, notebook = executed
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.execution_count
+            assert not [out for out in cell.outputs if out.output_type == "stream" and out.name == "stderr"]
+
+
+def test_it_shows_what_its_text_says(executed):
+    """A good number for all; within a site nothing; the one site called sick, the other healthy."""
+    values = recorded(executed[1])
+    assert all(math.isfinite(value) for value in values.values())
+    assert values["auc all"] > 0.7 and values["read site"] > 0.9
+    assert values["tpr site = north"] - values["tpr site = south"] > 0.5
+    assert max(values["auc site = north"], values["auc site = south"]) < values["auc all"] - 0.1
+
+
+def test_the_report_is_a_page_that_names_nobody(executed):
+    report = (executed[0] / "report.html").read_text()
+    assert "site = south" in report and "What was done" in report and "<h1>" in report
+    assert not re.search(r"\bS\d{3}\b", report) and "http" not in report
+
+
+def test_every_reader_and_argument_of_the_recipes_exists():
+    """Code that is shown and not run: its calls fit the functions they name."""
+    text = "\n".join(c.source for c in nbformat.read(PAGE, as_version=4).cells if c.cell_type == "markdown")
+    known = {"table.read": table.read, "networks.build": networks.build, "bids.from_bids": bids.from_bids,
+             "Schema": cohort.Schema, "pd.DataFrame": pd.DataFrame}
+    seen = set()
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        for node in ast.walk(ast.parse(block)):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else None
+            if name in known:
+                seen.add(name)
+                arguments = inspect.signature(known[name]).bind(
+                    *node.args, **{word.arg: word.value for word in node.keywords}).arguments
+                assert arguments
+    assert seen == set(known)
+
+
+# ---------------------------------------------------------------------- the study
+def test_the_study_of_the_repository_is_used_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert samples.study() == ROOT / "data" / "samples" / "study" / "study.csv"
+    monkeypatch.setattr(samples, "REPOSITORY", tmp_path / "nowhere")
+    made = samples.study()
+    assert made == Path("samples_study") / "study.csv"
+    stored, again = (pd.read_csv(path) for path in (ROOT / "data" / "samples" / "study" / "study.csv", made))
+    pd.testing.assert_frame_equal(stored, again)
+    assert len(list(made.parent.glob("images/*.nii.gz"))) == len(again) == samples.SUBJECTS + samples.SECOND_SCANS
+
+
+def test_site_goes_with_the_disease_and_nothing_else_does():
+    rows = pd.read_csv(samples.study()).drop_duplicates("subject")
+    sick = rows["diagnosis"] == "sick"
+    agree = ((rows["site"] == "north") == sick).mean()
+    assert abs(agree - samples.AGREEMENT) < 0.05
+    assert abs((rows["sex"] == "F")[sick].mean() - (rows["sex"] == "F")[~sick].mean()) < 0.2
+    assert abs(rows["age"][sick].mean() - rows["age"][~sick].mean()) < 5
