@@ -183,7 +183,8 @@ def _table(slide, shown: pd.DataFrame, title: str) -> None:
     shape = slide.shapes.add_table(len(cells), len(cells[0]), Inches(0.6), Inches(1.35), Inches(_WIDE - 1.2),
                                    Inches(0.35 * len(cells)))
     shape.name = SIMULATED
-    shape._element.nvGraphicFramePr.cNvPr.set("descr", f"{SIMULATED}. A table: {title}")
+    shape._element.nvGraphicFramePr.cNvPr.set("descr", f"{SIMULATED}. {title}: a table with {len(cells) - 1} rows, and "
+                                                    f"the columns {', '.join(filter(None, cells[0]))}")
     for r, row in enumerate(cells):
         for c, text in enumerate(row):
             cell = shape.table.cell(r, c)
