@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from .svg import INK, LARGEST, page_svg
+from .svg import INK, LARGEST, page_png, page_svg
 
 # Okabe and Ito's colours for all kinds of colour vision (2008), less those with a contrast below 3 : 1 (WCAG 2.2,
 # 1.4.11) on white or on #121212. Lines differ by dash and marker too, so colour never carries the meaning alone.
@@ -30,6 +32,7 @@ WIDTH = 5.0
 PHONE = 327
 """Pixels left for a figure in the book on a screen of 375 pixels (measured)."""
 _SHORTEST_ALT = 20
+_PRINTED: ContextVar[int | None] = ContextVar("printed", default=None)  # dots per inch, within printed()
 
 
 def style():
@@ -57,6 +60,16 @@ def style():
     })
 
 
+@contextmanager
+def printed(dpi: int = 160) -> Iterator[None]:
+    """Within this block figures also keep themselves as pixels, ``Figure.png``, for slides and print."""
+    before = _PRINTED.set(dpi)
+    try:
+        yield
+    finally:
+        _PRINTED.reset(before)
+
+
 class Figure:
     """A picture and the text that says what it shows.
 
@@ -79,6 +92,7 @@ class Figure:
                              f"with its numbers; got {alt!r}")
         self.alt = " ".join(alt.split())
         self._svg = page_svg(figure, self.alt)
+        self.png = page_png(figure, dpi) if (dpi := _PRINTED.get()) else None
         if "matplotlib.pyplot" in sys.modules:
             sys.modules["matplotlib.pyplot"].close(figure)
 

@@ -229,7 +229,7 @@ def check_notebook(notebook: Any, where: str, sources: Sources) -> list[str]:
 
 
 def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
-    """Faults of every number in chapters, quizzes, the other pages of the book and the README, and of live results.
+    """Faults of every number in chapters, quizzes, other pages, instructors' texts and the README, and of live results.
 
     Parameters
     ----------

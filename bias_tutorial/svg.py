@@ -46,6 +46,13 @@ def page_svg(figure, alt: str) -> str:
     return head + "".join(ElementTree.tostring(child, encoding="unicode") for child in root) + "</svg>"
 
 
+def page_png(figure, dpi: int) -> bytes:
+    """Draw as pixels on white, black where a page would use its own ink."""
+    raw = io.BytesIO()
+    figure.savefig(raw, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return raw.getvalue()
+
+
 def _clean(element, used: set[str], salt: str) -> None:
     """Page ink, page font, unique ids, short numbers, small images."""
     element.tail = None
