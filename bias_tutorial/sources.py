@@ -241,7 +241,8 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
     ran = {path.name: path for path in map(Path, executed)}
     runs = {name[:2]: recorded(path) for name, path in ran.items()}
     faults = []
-    for path in sorted([root / "README.md", *(root / "book").glob("*.md"), *(root / "book" / "instructors").glob("*.md")]):
+    book = root / "book"
+    for path in sorted([root / "README.md", *book.glob("*.md"), *(book / "instructors").glob("*.md")]):
         text = path.read_text(encoding="utf-8")
         faults += check_text(text, str(path.relative_to(root)), Sources(runs=runs, root=root))
     for path in sorted((root / "bias_tutorial" / "stored" / "quizzes").glob("*.json")):
