@@ -137,12 +137,15 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder for the sheets, with their solutions.")] = Path("dist/classroom"),
     masters: Annotated[Path, typer.Option(help="Folder of the master notebooks.")] = Path("book/exercises"),
 ):
-    """Make the student notebooks and solutions from the master notebooks."""
-    from .classroom import sheets
+    """Make the student notebooks and solutions from the master notebooks, and the instructor's pack beside them."""
+    from .classroom import pack, sheets
 
     with _said_plainly("classroom build", ModuleNotFoundError):
         written = sheets.build(masters, out, seed)
+        pages = pack.write_pack(out, seed, masters.resolve().parents[1]) if (masters.parent / "instructors").is_dir() else []
     typer.secho(f"✓ {out}: {len(written)} notebooks; hand out {out / sheets.STUDENT}", fg="green")
+    if pages:
+        typer.secho(f"✓ {out / 'pack'}: run sheets, notes, answers and slides, {len(pages)} files", fg="green")
 
 
 @classroom.command()
@@ -171,6 +174,32 @@ def grade(
         typer.secho("This system does not keep submissions apart as Linux does: Python alone refuses network and "
                     "files. See the instructor's page on grading.", fg="yellow", err=True)
     typer.secho(f"✓ {out}: {done.graded} graded ({done.kept} from before), {len(done.excluded)} not", fg="green")
+
+
+@classroom.command()
+def capstone(
+    seed: Annotated[int, typer.Option(help="Of the cohort and its truth. Who knows it knows the truth: take a long one.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty: student/ to hand out, instructor/ to keep.")],
+    n: Annotated[int, typer.Option(help="Subjects.")] = 3000,
+):
+    """Make an unknown cohort for the capstone, with its truth sealed in a file for the instructor."""
+    from .classroom import capstone as brief
+
+    with _said_plainly("classroom capstone"):
+        made = brief.make(seed, out, n)
+    typer.secho(f"✓ hand out {made['student']}; keep {made['truth']}", fg="green")
+
+
+@classroom.command()
+def score(
+    answers: Annotated[Path, typer.Argument(help="A filled form (.yml).")],
+    truth: Annotated[Path, typer.Option(help="The sealed truth of that cohort, truth.json.")],
+):
+    """Score the form of a capstone against the sealed truth, line by line."""
+    from .classroom import score as scoring
+
+    with _said_plainly("classroom score"):
+        typer.echo(str(scoring.score(answers, truth)))
 
 
 @contextmanager

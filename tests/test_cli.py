@@ -276,3 +276,15 @@ def test_classroom_builds_and_says_plainly_what_is_missing(tmp_path, monkeypatch
     assert result.exit_code == 2 and "holds no master notebook" in result.output
     result = run("classroom", "grade", str(tmp_path / "none"), "--out", "grades.csv")
     assert result.exit_code == 2 and "there is no such folder" in result.output
+
+
+def test_a_capstone_is_made_and_its_form_scored(tmp_path):
+    made = run("classroom", "capstone", "--seed", "12", "--out", str(tmp_path / "brief"), "--n", "1200")
+    assert made.exit_code == 0 and "hand out" in made.output
+    form, truth = next((tmp_path / "brief").rglob("answers.yml")), tmp_path / "brief" / "instructor" / "truth.json"
+    empty = run("classroom", "score", str(form), "--truth", str(truth))
+    assert empty.exit_code == 0 and "0 of 20" in empty.output
+    missing = run("classroom", "score", str(form), "--truth", str(tmp_path / "no.json"))
+    assert missing.exit_code == 2 and "no.json" in missing.output
+    again = run("classroom", "capstone", "--seed", "12", "--out", str(tmp_path / "brief"), "--n", "1200")
+    assert again.exit_code == 2 and "brief" in again.output

@@ -212,3 +212,15 @@ def test_negative_numbers_have_a_minus_sign():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_figures_keep_pixels_only_where_they_are_to_be_printed():
+    def figure():
+        return plotting.lines([plotting.Series("a line", [0, 1], [0, 1])], "x", "y")
+
+    assert figure().png is None
+    with plotting.printed(100):
+        shown = figure()
+    size = Image.open(io.BytesIO(shown.png)).size
+    assert shown.png[:4] == b"\x89PNG" and size[0] > size[1] > 100
+    assert figure().png is None and shown.svg() == figure().svg()

@@ -124,11 +124,10 @@ def write(title: str, goals: Sequence[str], planned: Sequence[Mapping[str, Any]]
         here = f"{where}, slide {number}"
         slide = _slide(deck, plan["title"])
         shown = draw(plan["figure"], plan.get("with", ()), here)
+        left, top = (0.6, 5.55) if isinstance(shown, pd.DataFrame) else _picture(slide, shown)
         if isinstance(shown, pd.DataFrame):
             _table(slide, shown, plan["title"])
-        else:
-            _picture(slide, shown)
-        _text(slide, [filled(text, here) for text in plan["says"]], top=5.55, high=1.4, points=20)
+        _text(slide, [filled(text, here) for text in plan["says"]], top=top, high=1.4, points=20, left=left)
         _text(slide, [SIMULATED], top=7.0, high=0.4, points=12)
         _notes(slide, filled(plan["notes"], here))
     for question in questions:
@@ -153,32 +152,37 @@ def _slide(deck, title: str):
     return slide
 
 
-def _text(slide, paragraphs: Sequence[str], top: float, high: float, points: int) -> None:
+def _text(slide, paragraphs: Sequence[str], top: float, high: float, points: int, left: float = 0.6) -> None:
     from pptx.util import Inches, Pt
 
-    frame = slide.shapes.add_textbox(Inches(0.6), Inches(top), Inches(_WIDE - 1.2), Inches(high)).text_frame
+    box = slide.shapes.add_textbox(Inches(left), Inches(top), Inches(_WIDE - 0.6 - left), Inches(high))
+    frame = box.text_frame
     frame.word_wrap = True
     for k, text in enumerate(paragraphs):
         paragraph = frame.paragraphs[0] if k == 0 else frame.add_paragraph()
         paragraph.text, paragraph.font.size, paragraph.space_after = text, Pt(points), Pt(6)
 
 
-def _picture(slide, figure: plotting.Figure) -> None:
+def _picture(slide, figure: plotting.Figure) -> tuple[float, float]:
+    """Place a picture; returns where its text goes, from the left and from the top, in inches."""
     from pptx.util import Inches
 
     picture = slide.shapes.add_picture(io.BytesIO(figure.png), 0, 0)
-    scale = min(Inches(_WIDE - 1.2) / picture.width, Inches(4.1) / picture.height)
+    tall = picture.height > 0.8 * picture.width  # then the text stands beside it
+    scale = min(Inches(7.4 if tall else _WIDE - 1.2) / picture.width, Inches(5.6 if tall else 4.1) / picture.height)
     picture.width, picture.height = int(picture.width * scale), int(picture.height * scale)
-    picture.left, picture.top = int((Inches(_WIDE) - picture.width) / 2), Inches(1.35)
+    picture.left = Inches(0.6) if tall else int((Inches(_WIDE) - picture.width) / 2)
+    picture.top = Inches(1.35)
     picture.name = SIMULATED
     picture._element.nvPicPr.cNvPr.set("descr", f"{SIMULATED}. {figure.alt}")
+    return (1.0 + picture.width / Inches(1), 2.5) if tall else (0.6, 5.55)
 
 
 def _table(slide, shown: pd.DataFrame, title: str) -> None:
     from pptx.util import Inches, Pt
 
     shown = shown.reset_index() if shown.index.name or not isinstance(shown.index, pd.RangeIndex) else shown
-    cells = [[str(name) if name != "index" else "" for name in shown.columns],
+    cells = [["" if str(name).startswith(("index", "level_")) else str(name) for name in shown.columns],
              *([_cell(value) for value in row] for row in shown.itertuples(index=False))]
     shape = slide.shapes.add_table(len(cells), len(cells[0]), Inches(0.6), Inches(1.35), Inches(_WIDE - 1.2),
                                    Inches(0.35 * len(cells)))
