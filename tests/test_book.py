@@ -183,6 +183,7 @@ def test_builds_offline_pages_and_fails_loudly(book, no_claims, capsys):
     page = (html / "chapters" / "01_first.html").read_text()
     assert "result 2" in page and "min to read" in page and "thebe" not in page.lower().replace("sphinx-thebe.css", "")
     assert "mathjax/tex-chtml.js" in page and (html / "_static" / "mathjax" / "tex-chtml.js").exists()
+    assert not list(html.rglob("*.map"))
     assert "colab.research.google.com/github/OWNER/where-bias-hides/blob/main/book/chapters/01_first.ipynb" in page
     assert chapter(book).read_bytes() == before == (html / "_sources" / "chapters" / "01_first.ipynb").read_bytes()
     assert json.loads((book.build / "runtimes.json").read_text())[0]["chapter"] == "01_first"

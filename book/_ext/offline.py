@@ -37,6 +37,13 @@ def copy_mathjax(app, error) -> None:
         copy_asset(str(source / part), str((target / part).parent if part.endswith(".js") else target / part))
 
 
+def leave_out_source_maps(app, error) -> None:
+    """Drop the theme's source maps: no page loads them, and they are a quarter of the book that a class copies."""
+    if not error and app.builder.format == "html":
+        for path in (Path(app.outdir) / "_static").rglob("*.map"):
+            path.unlink()
+
+
 def leave_out_remote_files(app, pagename, templatename, context, doctree) -> None:
     """Drop the scripts of thebe, refuse every other remote file, and mend the roles in a bibliography."""
     kept = []
@@ -62,6 +69,7 @@ def setup(app) -> dict:
     app.connect("config-inited", use_local_mathjax, priority=900)
     app.connect("html-page-context", leave_out_remote_files, priority=900)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", leave_out_source_maps, priority=900)  # when everything else is copied
     # A page opened as a file may not fetch other pages, so results come without a summary there.
     app.add_js_file(None, body=LOCAL_SUMMARY, priority=600)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
