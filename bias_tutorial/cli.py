@@ -142,7 +142,8 @@ def build(
 
     with _said_plainly("classroom build", ModuleNotFoundError):
         written = sheets.build(masters, out, seed)
-        pages = pack.write_pack(out, seed, masters.resolve().parents[1]) if (masters.parent / "instructors").is_dir() else []
+        has_texts = (masters.parent / "instructors").is_dir()
+        pages = pack.write_pack(out, seed, masters.resolve().parents[1]) if has_texts else []
     typer.secho(f"✓ {out}: {len(written)} notebooks; hand out {out / sheets.STUDENT}", fg="green")
     if pages:
         typer.secho(f"✓ {out / 'pack'}: run sheets, notes, answers and slides, {len(pages)} files", fg="green")
@@ -178,8 +179,9 @@ def grade(
 
 @classroom.command()
 def capstone(
-    seed: Annotated[int, typer.Option(help="Of the cohort and its truth. Who knows it knows the truth: take a long one.")],
-    out: Annotated[Path, typer.Option(help="Folder to write, new or empty: student/ to hand out, instructor/ to keep.")],
+    seed: Annotated[int, typer.Option(help="Who knows it knows the truth: take a long one.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty: student/ to hand out, instructor/ to "
+                                                "keep.")],
     n: Annotated[int, typer.Option(help="Subjects.")] = 3000,
 ):
     """Make an unknown cohort for the capstone, with its truth sealed in a file for the instructor."""
