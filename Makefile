@@ -75,6 +75,7 @@ $(OLDEST): requirements.txt pyproject.toml tests/oldest.py
 	@touch $@
 
 guards: $(READY)  ## plant each fault we guard against in a copy and demand that a check turns red
+	@test -e book/_build/html/index.html || .venv/bin/python book/build.py
 	@.venv/bin/python tests/guards.py
 
 claims: $(READY)  ## repeat the stored runs behind "Does it hold?" (CHAPTER=01 SEEDS=0:10; FULL=1: the long ones too)
