@@ -100,7 +100,7 @@ def dose_curves(what: str = "hidden") -> plotting.Figure:
     if what == "hidden":  # two normal groups, their means a dose apart
         fine = np.linspace(0, 3, 31)
         series.append(plotting.Series("key: place seen perfectly", fine, [answer_key.shift_auc(d) for d in fine]))
-    runs = [claims.stored_runs("05", f"d{round(100 * share)}_variational_{what}") for share in shares]  # of all encoders
+    runs = [claims.stored_runs("05", f"d{round(100 * share)}_variational_{what}") for share in shares]
     for name in ("variational", "pca", "pixels", "untrained"):
         series.append(over_seeds(ENCODERS[name], doses, [run[f"{name}_{what}"] for run in runs]))
     titles = {"sex": "AUC of sex", "age": "R² of age", "hidden": "AUC of the shift"}
