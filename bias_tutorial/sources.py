@@ -241,18 +241,17 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
     ran = {path.name: path for path in map(Path, executed)}
     runs = {name[:2]: recorded(path) for name, path in ran.items()}
     faults = []
-    for path in other_pages(root):
-        where, sources = str(path.relative_to(root)), Sources(runs=runs, root=root)
-        if path.suffix == ".md":
-            faults += check_text(path.read_text(encoding="utf-8"), where, sources)
-        else:
-            faults += check_notebook(path, where, sources)
+    others = other_pages(root)
+    for path in (path for path in others if path.suffix == ".md"):
+        text = path.read_text(encoding="utf-8")
+        faults += check_text(text, str(path.relative_to(root)), Sources(runs=runs, root=root))
     for path in sorted((root / "bias_tutorial" / "stored" / "quizzes").glob("*.json")):
         for number, question in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
             texts = [question["question"], *(a[part] for a in question["answers"] for part in ("answer", "feedback"))]
             here = Sources(path.stem, runs=runs, root=root)
             faults += [f for text in texts for f in check_text(text, f"quiz {path.name}, question {number}", here)]
-    for path in sorted([*(root / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"), *(root / "book").glob("*.ipynb")]):
+    notebooks = [path for path in others if path.suffix == ".ipynb"]
+    for path in sorted([*(root / "book" / "chapters").glob("[0-9][0-9]_*.ipynb"), *notebooks]):
         chapter, known = path.name[:2], parameters(ran.get(path.name, path))
         faults += check_notebook(path, str(path.relative_to(root)), Sources(chapter, known, runs, root))
         if path.name in ran and chapter in chapters():

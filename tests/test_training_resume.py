@@ -112,10 +112,17 @@ def test_checkpoints_do_not_change_the_run(tmp_path):
 
 
 # ---------------------------------------------------------------------- checkpoints that are not this run's
+def fp32(where):
+    """The precision of a processor without native bf16."""
+    return "fp32", "stated by the test"
+
+
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoints") / "run.pt"
-    run(cohort(), checkpoint=path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "precision", fp32)
+        run(cohort(), checkpoint=path)
     return path
 
 
@@ -138,7 +145,7 @@ def brighter():
     ("cohort", {"cohort": cohort(disease=np.array(VALUES[2], dtype=object)[np.arange(72) // 2 % 2])}),
 ])
 def test_a_checkpoint_of_another_run_is_refused(stored, what, change, monkeypatch):
-    monkeypatch.setattr(environment, "precision", lambda where: ("fp32", "stated by the test"))
+    monkeypatch.setattr(environment, "precision", fp32)
     before = stored.read_bytes()
     given = {"network": networks.build("modern"), "cohort": cohort(), "recipe": SHORT, **change}
     with pytest.raises(ValueError, match=rf"checkpoint '.*run.pt' belongs to another {what} \(.*, here .*\); give"):
@@ -146,7 +153,8 @@ def test_a_checkpoint_of_another_run_is_refused(stored, what, change, monkeypatc
     assert stored.read_bytes() == before
 
 
-def test_the_same_cohort_made_again_is_no_other(stored):
+def test_the_same_cohort_made_again_is_no_other(stored, monkeypatch):
+    monkeypatch.setattr(environment, "precision", fp32)
     data = cohort()
     assert len(fit(networks.build("modern"), data, recipe=replace(SHORT, precision="auto"), device="cpu",
                    progress=False, checkpoint=str(stored))) == 4
