@@ -83,7 +83,7 @@ def check_page(path: Path) -> list[str]:
 
 def check_pages(html: Path, pages: list[str]) -> list[str]:
     """Faults of a built book: every page of the table of contents is there, nothing else is, and each page is right."""
-    expected = {f"{page}.html" for page in pages} | {"index.html", "genindex.html", "search.html", "prf-prf.html"}
+    expected = {f"{page}.html" for page in pages} | {"index.html", "search.html", "prf-prf.html"}
     found = {path.relative_to(html).as_posix(): path for path in sorted(html.rglob("*.html"))
              if "_static" not in path.relative_to(html).parts}
     faults = [f"{page}.html is missing" for page in pages if f"{page}.html" not in found]
@@ -101,7 +101,7 @@ def main() -> int:
     """Check the folder given on the command line; print each fault and return how the check went."""
     html = Path(sys.argv[1])
     pages = [p.relative_to(html).with_suffix("").as_posix() for p in html.rglob("*.html")
-             if p.name not in ("index.html", "genindex.html", "search.html", "prf-prf.html")
+             if p.name not in ("index.html", "search.html", "prf-prf.html")
              and "_static" not in p.relative_to(html).parts]
     faults = check_pages(html, pages)
     print("\n".join(faults) or f"{len(pages)} pages are right.")
