@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip("nbgrader", reason="not in the environment of the oldest versions; see tests/oldest.py")
 from bias_tutorial.classroom import feedback, grade, host, masters, pool, submission  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

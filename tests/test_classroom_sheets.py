@@ -13,7 +13,6 @@ import yaml
 
 from bias_tutorial.classroom import masters, sheets
 
-pytest.importorskip("nbgrader", reason="not in the environment of the oldest versions; see tests/oldest.py")
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "book" / "exercises"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]

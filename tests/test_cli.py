@@ -266,7 +266,6 @@ def test_the_installed_command_runs():
 
 
 def test_classroom_builds_and_says_plainly_what_is_missing(tmp_path, monkeypatch):
-    pytest.importorskip("nbgrader", reason="not in the environment of the oldest versions; see tests/oldest.py")
     masters = Path(__file__).resolve().parents[1] / "book" / "exercises"
     result = run("classroom", "build", "--seed", "7", "--masters", str(masters), "--out", str(tmp_path / "dist"))
     assert result.exit_code == 0 and "hand out" in result.output
