@@ -7,7 +7,6 @@ The same files give the same bytes.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -64,32 +63,13 @@ def whole(book) -> Path:
     files = [(f"{folder}/{path.relative_to(html).as_posix()}", path) for path in html.rglob("*") if path.is_file()]
     files += [(f"{folder}/{path.name}", path) for path in beside(book)]
     target = pack(book.build / parts.BOOK_ZIP, files)
-    pack_copy(target, copy)
-    parts.put_link(html, "zip", parts.BOOK_ZIP, "The whole book as one archive of plain files")
+    parts.offer(target, html, "zip", "The whole book as one archive of plain files")
     return target
-
-
-def pack_copy(target: Path, copy: Path) -> None:
-    """Put a finished file into the folder of downloads without writing it twice where the disk allows."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    copy.unlink(missing_ok=True)
-    os.link(target, copy)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 0 when the archive is there, 1 with the reason otherwise."""
-    import build
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    try:
-        target = whole(build.Book(options.root.resolve()))
-    except BuildError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return parts.command(whole, __doc__, arguments)
 
 
 if __name__ == "__main__":

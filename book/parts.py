@@ -5,9 +5,12 @@ A line ``<!-- made: NAME -->`` in a page's Markdown is replaced by what :data:`P
 
 from __future__ import annotations
 
+import argparse
 import html
 import os
 import re
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,6 +142,29 @@ LATER = {"pdf": "As one PDF: <code>make pdf</code> in the repository makes it.",
 def kept_place(what: str, link: str = "") -> str:
     """The paragraph of a download that is made after the pages: a sentence that says so, or the link."""
     return f'<p data-download="{what}">{link or LATER[what]}</p>'
+
+
+def offer(made: Path, html_folder: Path, what: str, words: str) -> None:
+    """Copy a finished file into the folder of downloads and write the link to it into their page."""
+    copy = html_folder / DOWNLOADS / made.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made, copy)
+    put_link(html_folder, what, made.name, words)
+
+
+def command(make: Callable, about: str, arguments: list[str] | None = None) -> int:
+    """Command line of what is made from a built book: 0 when the file is there, 1 with the reason otherwise."""
+    import build
+
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
+    try:
+        target = make(build.Book(parser.parse_args(arguments).root.resolve()))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+    return 0
 
 
 def put_link(html_folder: Path, what: str, name: str, words: str) -> None:

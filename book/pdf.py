@@ -9,7 +9,6 @@ as a list with the explanations behind it, and nothing stays folded.
 
 from __future__ import annotations
 
-import argparse
 import html
 import json
 import os
@@ -172,27 +171,13 @@ def make(book) -> Path:
     write_atomic(book.build / "pdf" / "book.html", sheets.document())
     target = book.build / parts.BOOK_PDF
     print_document(book.build / "pdf" / "book.html", target)
-    copy = built / parts.DOWNLOADS / parts.BOOK_PDF
-    copy.parent.mkdir(exist_ok=True)
-    shutil.copy(target, copy)
-    parts.put_link(built, "pdf", parts.BOOK_PDF, "The whole book as one PDF")
+    parts.offer(target, built, "pdf", "The whole book as one PDF")
     return target
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 0 when the PDF is there, 1 with the reason otherwise."""
-    import build
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    try:
-        target = make(build.Book(options.root.resolve()))
-    except BuildError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return parts.command(make, __doc__, arguments)
 
 
 if __name__ == "__main__":
