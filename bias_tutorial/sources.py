@@ -9,7 +9,8 @@ Sources that a tag may name (``<!-- =SOURCE -->``, see :mod:`bias_tutorial.prose
 - ``param:N``: the notebook's parameters cell;
 - ``code:evaluation.SMALLEST``: a constant of this package, in capitals;
 - ``measured:book.minutes``: ``stored/measured.json``, times and sizes measured once;
-- ``size:bias_tutorial/assets``: megabytes (10^6 bytes) of a file or folder of the repository.
+- ``size:bias_tutorial/assets``: megabytes (10^6 bytes) of a file or folder of the repository;
+- ``count:data/samples/bids .nii.gz``: files in a folder of the repository, at any depth, with this ending (or any).
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ _NUMBER = r"\d*\.?\d+(?:e[-+]?\d+)?"
 _TAG = re.compile(rf"(?P<minus>-?)(?P<kind>\w+):(?P<name>[^*~]+?)(?:\s*\*\s*(?P<factor>{_NUMBER}))?"
                   rf"(?:\s*~\s*(?P<step>{_NUMBER}))?", re.I)
 _CALL = re.compile(r"(?P<function>\w+)\((?P<arguments>[^()]*)\)(?P<path>(?:\.\w+)*)")
+_LINK = re.compile(r"\bdoi:|\barXiv |\bgithub\.com/")
+# What a data card says of a set that others made; our own measurements stand in other paragraphs.
+_FACTS = re.compile(r"(?ms)^\*(?:What|Source|Access|Who is missing|Why not [^*\n]+):?\*.*?(?=\n\n|\Z)")
 _BARE = ("7", ".205", "12,000 ", "45%", "45 %", "1e-4", "10 of 10", "3 to 4", "= 3", "of 12", "is .205", "was 7")
 
 
@@ -106,7 +110,7 @@ class Sources:
             known = ", ".join(f"{f:g}" for f in FACTORS)
             raise ValueError(f"the factor {match['factor']} in '{tag}' is not one of {known}")
         read = getattr(self, f"_{match['kind']}", None)
-        if match["kind"] not in ("key", "stored", "run", "param", "code", "measured", "size") or read is None:
+        if match["kind"] not in ("key", "stored", "run", "param", "code", "measured", "size", "count") or read is None:
             raise ValueError(f"the tag '{tag}' names no known source")
         try:
             value = read(match["name"].strip())
@@ -156,12 +160,18 @@ class Sources:
         return _walk(json.loads((STORED / "measured.json").read_text(encoding="utf-8")), name.split("."))
 
     def _size(self, name):
+        return sum(file.stat().st_size for file in self._files(name)) / 1e6
+
+    def _count(self, name):
+        folder, _, ending = name.partition(" ")
+        return sum(file.name.endswith(ending) for file in self._files(folder))
+
+    def _files(self, name):
         path = (self.root / name).resolve()
         if not path.exists() or not path.is_relative_to(self.root.resolve()):
             raise KeyError(f"no file '{name}' in the repository")
         files = [f for f in path.rglob("*") if "__pycache__" not in f.parts] if path.is_dir() else [path]
-        files = [f for f in files if f.is_file()]
-        return sum(f.stat().st_size for f in files) / 1e6
+        return [f for f in files if f.is_file()]
 
 
 @lru_cache(maxsize=256)
@@ -222,6 +232,20 @@ def check_text(markdown: str, where: str, sources: Sources | None = None, line: 
             for block in blocks(markdown, line) for fault in _faults(block, sources)]
 
 
+def check_cards(markdown: str, where: str, sources: Sources | None = None) -> list[str]:
+    """Faults of the numbers in data cards; see :func:`check_text`.
+
+    Of a card that names its source by DOI, arXiv number or repository, the paragraphs on what the set is, where it
+    comes from and who is missing are facts of that source. The others are checked like those of any page.
+    """
+    faults, line = [], 0
+    for card in re.split(r"(?m)^(?=## )", markdown):
+        text = _FACTS.sub(lambda match: "\n" * match[0].count("\n"), card) if _LINK.search(card) else card
+        faults += check_text(text, where, sources, line)
+        line += card.count("\n")
+    return faults
+
+
 def check_notebook(notebook: Any, where: str, sources: Sources) -> list[str]:
     """Faults of the numbers in the Markdown cells of a notebook; see :func:`check_text`."""
     return [fault for i, cell in enumerate(read_notebook(notebook)["cells"]) if cell["cell_type"] == "markdown"
@@ -244,7 +268,8 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
     others = other_pages(root)
     for path in (path for path in others if path.suffix == ".md"):
         text = path.read_text(encoding="utf-8")
-        faults += check_text(text, str(path.relative_to(root)), Sources(runs=runs, root=root))
+        check = check_cards if path.parent == root / "data" else check_text
+        faults += check(text, str(path.relative_to(root)), Sources(runs=runs, root=root))
     for path in sorted((root / "bias_tutorial" / "stored" / "quizzes").glob("*.json")):
         for number, question in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
             texts = [question["question"], *(a[part] for a in question["answers"] for part in ("answer", "feedback"))]
@@ -262,12 +287,12 @@ def check_book(executed: Sequence[Path] = (), root: Path = ROOT) -> list[str]:
 
 
 def other_pages(root: Path) -> list[Path]:
-    """Return the README and every page of the book that is no chapter, in subfolders too.
+    """Return the README, the data cards and every page of the book that is no chapter, in subfolders too.
 
     Folders whose name begins with an underscore hold what is built, and exercises are sheets, not pages.
     """
     book = root / "book"
-    found = [root / "README.md", *book.rglob("*.md"), *book.rglob("*.ipynb")]
+    found = [root / "README.md", *root.glob("data/README.md"), *book.rglob("*.md"), *book.rglob("*.ipynb")]
     return sorted(path for path in found if not any(
         part.startswith(("_", ".")) or part in ("chapters", "exercises") for part in path.relative_to(root).parts[:-1]))
 

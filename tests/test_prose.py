@@ -6,7 +6,15 @@ import yaml
 
 from bias_tutorial import answer_key, claims, sources
 from bias_tutorial.prose import Block, blocks, formula, numerals
-from bias_tutorial.sources import Sources, check_book, check_notebook, check_text, parameters, structural_patterns
+from bias_tutorial.sources import (
+    Sources,
+    check_book,
+    check_cards,
+    check_notebook,
+    check_text,
+    parameters,
+    structural_patterns,
+)
 
 HERE = Sources("01", {"N": 2000, "P": 0.7, "SEEDS": (11, 12), "SEED": 3, "NAME": "x"},
                {"01": {"auc": 0.8341, "by": {"a": [3, 41]}}})
@@ -102,7 +110,10 @@ def test_a_number_that_says_what_its_source_says_passes(text):
     ("4<!-- =param:SEED -->", "should be 3"), ("3<!-- =param:OTHER -->", "names nothing"),
     ("3<!-- =param:NAME -->", "not a number"), ("3<!-- =code:claims.STORED -->", "not a number"),
     ("3<!-- =code:prose._WORD -->", "names nothing"), ("3<!-- =code:os.NAME -->", "names nothing"),
-    ("1<!-- =size:../.. -->", "names nothing"), ("in nine of ten seeds", "'nine' has no source"),
+    ("1<!-- =size:../.. -->", "names nothing"), ("1<!-- =count:../.. -->", "names nothing"),
+    ("5 files<!-- =count:data/samples/bids .nii.gz -->", "stands behind no number"),
+    ("7<!-- =count:data/samples/bids .nii.gz --> volumes", "should be 8"),
+    ("in nine of ten seeds", "'nine' has no source"),
     ("<!-- =run:auc --> alone", "stands behind no number"), ("eleven<!-- =param:SEED -->", "should be 3"),
 ])
 def test_a_wrong_number_or_a_wrong_tag_is_red(text, message):
@@ -212,6 +223,18 @@ def test_every_other_page_is_checked_wherever_it_lies(tmp_path):
     nbformat.write(chapter("It takes 12 minutes."), tmp_path / "book" / "own.ipynb")
     places = [fault.partition(",")[0] for fault in check_book(root=tmp_path)]
     assert sorted(places) == ["book/own.ipynb", "book/running.md", "book/teaching/plan.md"]
+
+
+def test_a_data_card_is_covered_by_the_source_it_names(tmp_path):
+    facts = "*What:* 3,064 slices\nof 233 patients.\n*Source:* Cheng et al., {}\n\n"
+    cards = "# Cards\n\n## sets\n\n" + facts + "## more\n\n" + facts + "*What it takes:* 16 s.\n"
+    places = [fault.partition(":")[0] for fault in check_cards(cards.format("in print", "doi:10.1/x"), "README.md")]
+    assert places == ["README.md, line 5", "README.md, line 5", "README.md, line 15"]
+    (tmp_path / "data").mkdir()
+    for name in ("README.md", "data/README.md"):
+        (tmp_path / name).write_text("## sets\n\n*What:* 3,064 slices.\n*Source:* doi:10.1000/x\n\nThey take 16 s.\n")
+    faults = [fault.partition(":")[0] for fault in check_book(root=tmp_path)]
+    assert faults == ["README.md, line 3", "README.md, line 6", "data/README.md, line 6"]
 
 
 def test_formulas_keep_what_they_state():

@@ -18,9 +18,11 @@ EVERY_POINT = """area => { const root = area.closest('.bt-explore'), found = [];
         found.push([...root.querySelectorAll('dd')].map(e => [e.textContent, e.dataset.value]));
         area.dispatchEvent(new KeyboardEvent('keydown', {key: 'PageDown', bubbles: true, cancelable: true}));
     } }"""
+STORED = "Networks in the stored runs"
 ANEW = {"chapters/01_simulate_bias.html": ("What the training data reward", lambda data: figures.key_explorer(
             [float(setting.rpartition("=")[2]) for setting in data["settings"][0]])),
-        "chapters/02_train_cnn.html": ("Networks in the stored runs", lambda data: figures.stored_explorer())}
+        "chapters/02_train_cnn.html": (STORED, lambda data: figures.stored_explorer()),
+        "chapters/04_learning_not_to_learn.html": (STORED, lambda data: figures.marks_explorer())}
 
 
 @pytest.fixture
