@@ -36,7 +36,7 @@ def page(master: masters.Master, record: Mapping[str, Any], points: Mapping[str,
     exercises = []
     for q in master.questions:
         written = record["written"].get(q.answer)
-        untouched = written is None or UNTOUCHED in written or "raise NotImplementedError()" in written
+        untouched = _untouched(written)
         exercises.append({"question": q, "points": points[q.name], "written": written, "untouched": untouched,
                           "said": record["questions"].get(q.name, {}).get("said", ""),
                           "passed": record["questions"].get(q.name, {}).get("passed", False),
@@ -46,6 +46,13 @@ def page(master: masters.Master, record: Mapping[str, Any], points: Mapping[str,
     text = template.render(title=master.title, record=record, exercises=exercises, reached=reached, by_hand=by_hand,
                            most=sum(q.points for q in master.questions) - by_hand, shown=SHOWN)
     return text.encode("utf-8", "replace").decode()
+
+
+def _untouched(written: str | None) -> bool:
+    """True where a cell is as handed out. Many write above or below the line they should have replaced."""
+    lines = [line.strip() for line in (written or "").splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("#", "import ", "from "))]
+    return not lines or lines in ([UNTOUCHED], ["raise NotImplementedError()"])
 
 
 def file_name(student: str, sheet: str) -> str:
