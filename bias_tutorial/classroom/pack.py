@@ -26,6 +26,8 @@ PARTS = ("Goals", "Talking points", "Misconceptions", "Discussion", "In the room
 ROW = {"minutes", "what", "run", "skip", "hand_out", "offline"}
 COLUMNS = ("Clock", "Minutes", "What happens", "Run", "Skip", "Hand out", "Without network")
 QUESTIONS_ON_SLIDES = 2
+PLACEHOLDERS = ("", "your answer", "your answer here")
+"""What stands in the cell of an open-ended question whose master has no model answer."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,12 @@ def _answers(master: masters.Master) -> list[str]:
             parts += ["**Solution**", texts.fenced("\n".join(
                 line for line in text.splitlines() if not line.strip().startswith(("### BEGIN", "### END"))))]
         elif name in questions:
-            parts += ["**What a good answer holds** (graded by hand)", re.sub(r"^#", "##", text, flags=re.M)]
+            text = "\n".join(line for line in text.splitlines()
+                             if not line.strip().startswith(("### BEGIN", "### END")))
+            if text.strip("*_. \n").casefold() in PLACEHOLDERS:
+                parts.append("*Graded by hand, with the rubric. The master holds no model answer.*")
+            else:
+                parts += ["**What a good answer holds** (graded by hand)", re.sub(r"^#", "##", text, flags=re.M)]
     return parts
 
 
