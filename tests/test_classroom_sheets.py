@@ -67,6 +67,7 @@ def test_another_seed_redraws_and_is_not_committed(tmp_path):
     assert not (folder / "student").exists()
     made = (tmp_path / "dist" / "student" / "01_simulate_bias.ipynb").read_text(encoding="utf-8")
     assert '"SEED = 7\\n"' in made and "SEED = 0" not in made
+    assert "exercises/student" not in made and "upload this file" in made, "the public notebook has other numbers"
     solved = (tmp_path / "dist" / "solution" / "01_simulate_bias.ipynb").read_text(encoding="utf-8")
     assert "key_gap(p)" in solved and "### " not in solved and "checks.equals" in solved
     sheets.build(folder, tmp_path / "dist")

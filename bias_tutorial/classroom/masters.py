@@ -18,6 +18,8 @@ HEADING = re.compile(r"^## Exercise (\d+) \(([^,()]+), (\d+) points?\)", re.M)
 SOLUTION = re.compile(r"^[ \t]*### BEGIN SOLUTION.*?^[ \t]*### END SOLUTION[^\n]*\n?", re.M | re.S)
 HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?^[ \t]*### END HIDDEN TESTS[^\n]*\n?", re.M | re.S)
 _SEED = re.compile(r"^SEED = .*$", re.M)
+_LINK = re.compile(r"^\[Open in Colab\]\(.*\)$", re.M)
+_UPLOAD = "To work in Colab, upload this file there: *File*, then *Upload notebook*."
 
 
 @dataclass(frozen=True)
@@ -161,12 +163,19 @@ def used(code: str) -> set[str]:
 
 
 def with_seed(notebook: dict, seed: int) -> dict:
-    """A copy of a notebook whose numbers are drawn from another seed."""
+    """A copy of a notebook whose numbers are drawn from another seed.
+
+    Its link to Colab goes, for there stands the public notebook, with other numbers.
+    """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"the seed must be a whole number from 0 up, got {seed!r}")
     changed = copy.deepcopy(notebook)
     cell = next(cell for cell in changed["cells"] if is_numbers(cell))
-    cell["source"] = _SEED.sub(f"SEED = {seed}", source(cell))
+    stated = source(cell)
+    cell["source"] = _SEED.sub(f"SEED = {seed}", stated)
+    if cell["source"] != stated:
+        first = changed["cells"][0]
+        first["source"] = _LINK.sub(_UPLOAD, source(first))
     return changed
 
 
