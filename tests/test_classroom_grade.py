@@ -42,7 +42,8 @@ def test_every_kind_gets_its_points_after_a_kill(graded):
 
 def test_the_table_names_what_a_person_grades_and_what_was_changed(graded):
     _, _, rows = graded
-    assert all(row[f"{SHEET} e5_answer (of 6, by hand)"] == "" and row["by_hand"] == "6" for row in rows.values())
+    assert all(row[f"{SHEET} e5_answer (of 6, by hand)"] == "" for row in rows.values())
+    assert all(row["by_hand_out_of"] == "6" for row in rows.values())
     assert rows["right"]["points"] == "14" == rows["right"]["out_of"]
     assert "The tests in e3_test were changed" in rows["tests_emptied"]["notes"]
     assert "The cell e2_answer is missing." in rows["cells_lost"]["notes"] and not rows["right"]["notes"]
@@ -71,6 +72,17 @@ def test_what_a_page_shows_is_escaped():
               "cells": [{"label": "e1_answer", "printed": evil, "said": evil, "raised": ""}]}
     text = feedback.page(master, record, grade.points(master, record))
     assert "<script" not in text and text.count("&lt;script&gt;") >= 5 and text.encode()
+
+
+@pytest.mark.parametrize(("written", "shown"), [
+    ("YOUR ANSWER HERE", False), ("YOUR ANSWER HERE\n\nThe sick pay.", True), (None, False),
+    ("# YOUR CODE HERE\nraise NotImplementedError()", False), ("who = 1\nraise NotImplementedError()", True)])
+def test_an_answer_beside_the_line_it_should_replace_is_shown(written, shown):
+    master = masters.read(FOLDER / f"{SHEET}.ipynb")
+    record = {"student": "Ann", "sheet": SHEET, "notes": [], "questions": {}, "cells": [],
+              "written": {q.answer: "x = 1" for q in master.questions} | {"e5_answer": written}}
+    text = feedback.page(master, record, grade.points(master, record))
+    assert ("No answer was written here." not in text) == shown
 
 
 def test_on_linux_the_kernel_keeps_submissions_apart_where_it_may(graded):

@@ -1,5 +1,7 @@
 """The instructor's pack: numbers from their sources, sections and figures that exist, slides that can be read."""
 
+import ast
+import builtins
 import io
 import json
 import re
@@ -64,6 +66,36 @@ def test_a_faulty_run_sheet_is_refused(change, message):
         pack.run_sheet({**SHEETS[0], **change}, CHAPTERS)
 
 
+def names(code):
+    """Names that a cell makes, and those that it mentions."""
+    tree = list(ast.walk(ast.parse(masters.plain(code))))
+    made = {node.id for node in tree if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
+    made |= {node.arg for node in tree if isinstance(node, ast.arg)}
+    made |= {(alias.asname or alias.name).split(".")[0] for node in tree
+             if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
+    return made, {node.id for node in tree if isinstance(node, ast.Name)}
+
+
+@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet["sheet"])
+def test_the_cells_of_a_meeting_run_in_its_order(sheet):
+    """Whoever runs only what the sheet says to run meets no name that no cell has made."""
+    code = {}
+    for number, chapter in CHAPTERS.items():
+        notebook = nbformat.read(ROOT / "book" / "chapters" / f"{chapter.name}.ipynb", as_version=4)
+        code[number] = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    missing = []
+    for meeting in sheet.get("meetings") or [sheet]:
+        known = {number: set(dir(builtins)) | {"get_ipython"} for number in CHAPTERS}
+        for reference in (each for row in meeting["rows"] for each in row.get("run", ())):
+            number, _, heading = reference.partition(": ")
+            for k in CHAPTERS[number].cells[heading]:
+                made, used = names(code[number][k - 1])
+                missing += [(reference, name) for name in sorted(used - made - known[number])]
+                known[number] |= made
+    assert not missing
+
+
 # ---------------------------------------------------------------------- notes
 @pytest.mark.parametrize("number", sorted(CHAPTERS))
 def test_each_chapter_has_goals_misconceptions_with_an_answer_and_a_labelled_case(number):
@@ -115,6 +147,17 @@ def test_rubric_and_answers_come_from_the_master(tmp_path):
                  "The conflicting group, because"):
         assert part in text, part
     assert "BEGIN" not in text and "HIDDEN" not in text
+
+
+@pytest.mark.parametrize(("cell", "expected"), [
+    ("### BEGIN SOLUTION\nThe conflicting.\n### END SOLUTION", "(graded by hand)\n\nThe conflicting."),
+    ("*Your answer here.*", "The master holds no model answer")])
+def test_the_answer_to_an_open_question_is_shown_without_marks_and_only_where_there_is_one(tmp_path, cell, expected):
+    notebook = master()
+    notebook.cells[-1].source = cell
+    nbformat.write(notebook, tmp_path / "01_simulate_bias.ipynb")
+    text = pack.chapter_page(CHAPTERS["01"], masters.read(tmp_path / "01_simulate_bias.ipynb"))
+    assert expected in text and "BEGIN" not in text and "Your answer" not in text
 
 
 def test_every_option_of_the_quiz_is_among_the_answers():

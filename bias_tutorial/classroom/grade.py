@@ -196,7 +196,7 @@ def _table(out: Path, folder: Path, found: Mapping[str, masters.Master], records
                for name in used for q in found[name].questions}
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["student", "sheet", "file", "status", "points", "out_of", "by_hand", "kept_apart", "notes",
+    rows.writerow(["student", "sheet", "file", "status", "points", "out_of", "by_hand_out_of", "kept_apart", "notes",
                    *columns.values()])
     for record in sorted(records, key=lambda record: (record["sheet"], record["student"])):
         master = found[record["sheet"]]
