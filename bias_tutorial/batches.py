@@ -14,6 +14,8 @@ from . import environment
 from .cohort import Cohort
 
 PRECISIONS = ("auto", "fp32", "bf16")
+AT_ONCE = 256 * 256 * 256
+"""Pixels of images that are scored in one go: 256 slices of that size, and only a few full-size volumes."""
 
 
 def scores(network: nn.Module, cohort: Cohort, rows: np.ndarray, precision: str = "auto", device: str | None = None,
@@ -25,17 +27,30 @@ def scores(network: nn.Module, cohort: Cohort, rows: np.ndarray, precision: str 
     network : torch.nn.Module
         Gives one output per image, of any shape.
     rows : numpy.ndarray
-        Row numbers, read ``batch_size`` at a time.
+        Row numbers, read ``batch_size`` at a time; fewer where those would have more than ``AT_ONCE`` pixels.
     precision : {'auto', 'fp32', 'bf16'}
         See :func:`computing`.
     device : str, optional
         The fastest here when left out.
     """
     device = device or environment.device()
+    _check_dimensions(network, cohort)
+    batch_size = max(1, min(batch_size, AT_ONCE // math.prod(cohort.images.shape[2:])))
     network.to(device, memory_format=layout(cohort)).eval()
     with torch.inference_mode(), computing(precision, device):
         return torch.cat([network(read(cohort, part, device), *_told(network, cohort, part, device)).float().cpu()
                           for part in in_batches(rows, batch_size)])
+
+
+def _check_dimensions(network: nn.Module, cohort: Cohort) -> None:
+    """Refuse a network for slices where there are volumes, and the other way round, before torch does so in riddles."""
+    kinds = {2: "slices", 3: "volumes"}
+    takes = next((k for m in network.modules() for k, kind in ((2, nn.Conv2d), (3, nn.Conv3d)) if isinstance(m, kind)),
+                 None)
+    axes = len(cohort.images.shape) - 2
+    if takes and axes in kinds and axes != takes:
+        raise ValueError(f"the network takes {kinds[takes]} and the images are {kinds[axes]} of shape "
+                         f"{tuple(cohort.images.shape[2:])}; networks.build(..., dimensions={axes}) makes one for them")
 
 
 def in_batches(order: np.ndarray, size: int) -> list[np.ndarray]:

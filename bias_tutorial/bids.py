@@ -63,7 +63,7 @@ def to_bids(cohort: Cohort, folder: str | Path, progress: bool = False) -> Path:
     return Path(folder)
 
 
-def from_bids(folder: str | Path, schema: Schema | None = None, seed: int | None = None, scale="none") -> Cohort:
+def from_bids(folder: str | Path, schema: Schema | None = None, seed: int | None = None, scale=None) -> Cohort:
     """Read a BIDS dataset of T1-weighted images; the images are read from their files when needed.
 
     Parameters
@@ -76,7 +76,8 @@ def from_bids(folder: str | Path, schema: Schema | None = None, seed: int | None
     seed : int, optional
         To split by patient where the dataset has no column ``split``.
     scale : str or pair
-        See :class:`bias_tutorial.files.ImageFiles`. What we wrote is in [0, 1] already.
+        See :class:`bias_tutorial.files.ImageFiles`. Left out: ``'none'`` for what we wrote, which is in [0, 1]
+        already, ``'type'`` for a dataset of others.
 
     Returns
     -------
@@ -106,10 +107,12 @@ def from_bids(folder: str | Path, schema: Schema | None = None, seed: int | None
             raise ValueError(f"'{folder}' was not written by to_bids, so say which columns mean what: "
                              f"pass schema=Schema(...); 'participants.tsv' has {', '.join(text.columns)}")
         meta, table = {}, _foreign_table(text, schema, seed)
+        _known_values(folder / "participants.tsv", table, schema)
         paths = [_only_image(folder, i) for i in text["participant_id"]]
     missing = [p for p in paths if not (folder / p).is_file()]
     if missing:
         raise ValueError(f"'{folder}': {len(missing)} of {len(paths)} images are missing, first '{missing[0]}'")
+    scale = scale or ("type" if record is None else "none")
     return Cohort(ImageFiles([folder / p for p in paths], scale), table, schema, meta=meta)
 
 
@@ -287,8 +290,19 @@ def _foreign_table(text: pd.DataFrame, schema: Schema, seed: int | None) -> pd.D
     return table.drop(columns="participant_id")
 
 
+def _known_values(path: Path, table: pd.DataFrame, schema: Schema) -> None:
+    """Raise ``ValueError`` with file and line for a value that is not among the declared ones."""
+    for column, allowed in {**schema.targets, **schema.attributes}.items():
+        cells = table[column] if column in table else pd.Series(dtype=object)  # the cohort refuses a missing column
+        for place in np.flatnonzero(~(cells.isin(allowed) | cells.isna())):
+            raise ValueError(f"'{path}', line {place + 2}: column '{column}' holds {cells.iloc[place]!r}, "
+                             f"expected one of {list(allowed)}")
+
+
 def _only_image(folder: Path, participant: str) -> str:
     found = sorted((folder / participant).glob("**/anat/*_T1w.nii*"))
     if len(found) != 1:
-        raise ValueError(f"'{folder}': participant '{participant}' has {len(found)} T1w images, expected 1")
+        raise ValueError(f"'{folder}': participant '{participant}' has {len(found)} T1w images, expected 1"
+                         + ("; for several, write a table with one line an image and use datasets.table.read"
+                            if found else ""))
     return str(found[0].relative_to(folder))

@@ -212,6 +212,24 @@ def _read_npy(path: Path):
     return stored, _limits(stored.dtype)
 
 
+def _geometry(path: str) -> tuple[str, np.ndarray]:
+    """Where the axes of a NIfTI file run to, as R, A, S; voxel size in the unit of the file, mm as a rule."""
+    header = nibabel.load(path)
+    return ", ".join(str(code) for code in nibabel.aff2axcodes(header.affine)), np.array(header.header.get_zooms()[:3])
+
+
+def _same_geometry(path: str, first: str, axes: str, size: np.ndarray) -> None:
+    """Raise ``ValueError`` unless a NIfTI file lies as the first one does."""
+    found, voxel = _geometry(path)
+    if found != axes:
+        raise ValueError(f"'{path}': axes run to {found}, expected {axes} as in '{first}'; "
+                         "bring all files into one orientation first")
+    if not np.allclose(voxel, size, rtol=0.01):
+        has, wanted = (" x ".join(f"{v:g}" for v in sizes) for sizes in (voxel, size))
+        raise ValueError(f"'{path}': voxels of {has} mm, expected {wanted} as in '{first}'; "
+                         "resample all files to one size first")
+
+
 def check_scale(scale) -> None:
     """Raise ``ValueError`` unless ``scale`` is one of the rules of :class:`ImageFiles`."""
     pair = isinstance(scale, (tuple, list)) and len(scale) == 2 and scale[0] < scale[1]
@@ -289,15 +307,38 @@ class ImageFiles(Rows):
         """The same files for fewer rows, still unread."""
         return ImageFiles(self.paths[rows], self.scale, self.shape[1:])
 
-    def check(self) -> None:
-        """Read every file once, so that a broken one is found now and not in the middle of a training."""
+    def check(self, most: int = 20) -> None:
+        """Read every file once, so that broken ones are found now and not in the middle of a training.
+
+        NIfTI files must also agree in orientation and voxel size: no shape betrays that one scanner stored left as
+        right, and a network may read it.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            With one fault, its message; with several, how many there are, and the first ``most`` of them.
+        """
+        faults, first = [], None
         for path in self.paths:
-            self._read(path)
+            try:
+                self._read(path)
+                if suffix(Path(path)) in NIFTI:
+                    first = first or (path, *_geometry(path))
+                    _same_geometry(path, *first)
+            except (ValueError, FileNotFoundError) as error:
+                faults.append(error)
+        if len(faults) == 1:
+            raise faults[0]
+        if faults:
+            listed = "\n".join(f"- {fault}" for fault in faults[:most])
+            more = f"\n- and {len(faults) - most} more" if len(faults) > most else ""
+            raise ValueError(f"{len(faults)} of {len(self.paths)} images cannot be used:\n{listed}{more}")
 
     def _read(self, path: str) -> np.ndarray:
         image = self._scaled(path)
         if image.shape != self.shape[1:]:
-            raise ValueError(f"'{path}': image has shape {image.shape}, expected {self.shape[1:]}")
+            raise ValueError(f"'{path}': image has shape {image.shape}, expected {tuple(self.shape[1:])}; images of a "
+                             "cohort have one shape (channels first), by default that of the first file")
         return image
 
     def _scaled(self, path: str) -> np.ndarray:
