@@ -7,13 +7,16 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from nibabel.processing import conform
 
-from bias_tutorial import bids, cohort, networks
+from bias_tutorial import bids, cohort, networks, training
 from bias_tutorial.claims import recorded
 from bias_tutorial.datasets import samples, table
+from bias_tutorial.files import read_image, write_nifti
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "your_own_data.ipynb"
@@ -53,11 +56,35 @@ def test_the_report_is_a_page_that_names_nobody(executed):
     assert not re.search(r"\bS\d{3}\b", report) and "http" not in report
 
 
+def test_volumes_and_missing_cells_go_the_same_way_and_are_counted(tmp_path):
+    """An unknown age counts neither as right nor as wrong, and a scan without a diagnosis is not called healthy."""
+    study = samples.study()
+    rows = pd.read_csv(study)
+    for name in rows["file"]:
+        image = read_image(study.parent / name)[0]
+        write_nifti(tmp_path / name, np.repeat(image[:, ::3, ::3, None], 3, axis=3))
+    rows["age"] = rows["age"].astype(object).where(rows["subject"] > "S020", "")
+    rows["diagnosis"] = rows["diagnosis"].where(rows["subject"] != "S150", "")
+    rows.to_csv(tmp_path / "study.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TQDM_DISABLE", "1")
+        papermill.execute_notebook(PAGE, tmp_path / PAGE.name, {"csv": str(tmp_path / "study.csv"), "epochs": 2},
+                                   progress_bar=False, kernel_name="python3", cwd=str(tmp_path))
+    said = "\n".join(out.text for cell in nbformat.read(tmp_path / PAGE.name, as_version=4).cells
+                     for out in cell.get("outputs", []) if out.output_type == "stream")
+    unknown, ages = (rows["diagnosis"] == "").sum(), (rows["age"] == "").sum()
+    assert f"missing cells: {{'diagnosis': {unknown}, 'age': {ages}, 'age_value': {ages}}}" in said
+    assert f"{len(rows) - unknown} scans of {rows['subject'].nunique() - 1} people, images of 14 12 3" in said
+    counts = {column: int(n) for column, n in re.findall(r"(\w+) +alone is right for \S+ of (\d+) scans", said)}
+    assert counts["age"] < counts["sex"] == counts["site"]
+
+
 def test_every_reader_and_argument_of_the_recipes_exists():
     """Code that is shown and not run: its calls fit the functions they name."""
     text = "\n".join(c.source for c in nbformat.read(PAGE, as_version=4).cells if c.cell_type == "markdown")
     known = {"table.read": table.read, "networks.build": networks.build, "bids.from_bids": bids.from_bids,
-             "Schema": cohort.Schema, "pd.DataFrame": pd.DataFrame}
+             "conform": conform, "fit": training.fit, "Recipe": training.Recipe, "Schema": cohort.Schema,
+             "pd.DataFrame": pd.DataFrame}
     seen = set()
     for block in re.findall(r"```python\n(.*?)```", text, re.S):
         for node in ast.walk(ast.parse(block)):
