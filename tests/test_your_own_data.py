@@ -61,7 +61,7 @@ def test_volumes_and_missing_cells_go_the_same_way_and_are_counted(tmp_path):
     study = samples.study()
     rows = pd.read_csv(study)
     for name in rows["file"]:
-        image = read_image(study.parent / name)[0]
+        image = read_image(study.parent / name)[0] / 255
         write_nifti(tmp_path / name, np.repeat(image[:, ::3, ::3, None], 3, axis=3))
     rows["age"] = rows["age"].astype(object).where(rows["subject"] > "S020", "")
     rows["diagnosis"] = rows["diagnosis"].where(rows["subject"] != "S150", "")
