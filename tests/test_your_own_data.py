@@ -48,6 +48,7 @@ def test_it_shows_what_its_text_says(executed):
     assert values["auc all"] > 0.7 and values["read site"] > 0.9
     assert values["tpr site = north"] - values["tpr site = south"] > 0.5
     assert max(values["auc site = north"], values["auc site = south"]) < values["auc all"] - 0.1
+    assert max(values["auc_low site = north"], values["auc_low site = south"]) <= 0.5 < values["auc_low all"]
 
 
 def test_the_report_is_a_page_that_names_nobody(executed):
