@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from sphinx.ext.napoleon import Config
 from sphinx.ext.napoleon.docstring import NumpyDocstring
 
 PACKAGE = "bias_tutorial"
+SHEET = "Check yourself"
+"""Heading below which a chapter links to its graded sheet."""
 NAPOLEON = Config(napoleon_use_param=True, napoleon_use_rtype=False, napoleon_use_ivar=True)
 
 
@@ -54,7 +57,7 @@ class Entry:
 
 
 # ---------------------------------------------------------------------- what chapters use
-def used(root: Path, pages: dict[str, dict]) -> list[Entry]:
+def used(root: Path, pages: dict[str, dict], sheets: dict[str, dict] | None = None) -> list[Entry]:
     """Every public function and class of the package that the notebooks name, in the order in which they first do.
 
     Parameters
@@ -63,23 +66,36 @@ def used(root: Path, pages: dict[str, dict]) -> list[Entry]:
         Folder of the repository.
     pages : dict of str to notebook
         Notebooks by the name of their page, in the order of the book.
+    sheets : dict of str to notebook, optional
+        Graded sheets by the name of the page that links to them. What only they name belongs to that page's section
+        ``SHEET``; what checks the answers is left out.
     """
     entries: dict[str, Entry] = {}
-    for page, notebook in pages.items():
-        title = heading = ""
-        names: dict[str, str] = {}
-        for cell in notebook["cells"]:
-            source = "".join(cell["source"])
-            if cell["cell_type"] == "markdown":
-                headings = headings_of(source)
-                title = title or (headings[0] if headings else page)
-                heading = headings[-1] if headings else heading
-                continue
-            for name in named_in(source, names):
-                found = resolve(root, name)
-                if found and found[0] not in entries:
-                    entries[found[0]] = Entry(*found, Place(page, title, heading))
+    places = [(Place(page, title, heading), name) for page, notebook in pages.items()
+              for title, heading, name in named(notebook)]
+    titles = {place.page: place.title for place, _ in places}
+    places += [(Place(page, titles[page], SHEET), name) for page, notebook in (sheets or {}).items()
+               for _, _, name in named(notebook)]
+    for place, name in places:
+        found = resolve(root, name)
+        if found and found[0] not in entries and not found[0].startswith(f"{PACKAGE}.classroom."):
+            entries[found[0]] = Entry(*found, place)
     return list(entries.values())
+
+
+def named(notebook: dict) -> Iterator[tuple[str, str, str]]:
+    """Every dotted name below the package in a notebook, with the notebook's title and the heading above."""
+    title = heading = ""
+    imported: dict[str, str] = {}
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            headings = headings_of(source)
+            title = title or (headings[0] if headings else "")
+            heading = headings[-1] if headings else heading
+        elif cell["cell_type"] == "code":
+            for name in named_in(source, imported):
+                yield title, heading, name
 
 
 def headings_of(markdown: str) -> list[str]:

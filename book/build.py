@@ -126,7 +126,7 @@ def stage(book: Book, measured: dict[str, Measured]) -> Path:
     for name in (*SHARED, *bibliography):
         source = book.source / name
         shutil.copytree(source, target / name) if source.is_dir() else shutil.copy(source, target / name)
-    entries = api.used(book.root, parts.notebooks(book)) if "functions" in book.pages() else []
+    entries = parts.used(book) if "functions" in book.pages() else []
     for page in book.pages():
         source = book.file(page)
         out = target / source.relative_to(book.source)

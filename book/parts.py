@@ -36,6 +36,14 @@ def notebooks(book) -> dict[str, nbformat.NotebookNode]:
             if book.file(page).suffix == ".ipynb"}
 
 
+def used(book) -> list[api.Entry]:
+    """The functions that the notebooks name, and the graded sheets with their solutions."""
+    pages = notebooks(book)
+    sheets = {page: book.source / "exercises" / f"{Path(page).name}.ipynb" for page in pages}
+    return api.used(book.root, pages, {page: nbformat.read(sheet, as_version=4) for page, sheet in sheets.items()
+                                       if sheet.is_file()})
+
+
 def title_of(path: Path) -> str:
     """The first heading of a page."""
     if path.suffix == ".ipynb":
@@ -118,8 +126,8 @@ def licences(book) -> str:
 
 
 def functions(book) -> str:
-    """The page of the functions that chapters use."""
-    return api.page(book.root, api.used(book.root, notebooks(book)))
+    """The page of the functions that chapters and their sheets use."""
+    return api.page(book.root, used(book))
 
 
 def downloads(book) -> str:

@@ -25,7 +25,7 @@ BOOK = build.Book(ROOT)
 
 @pytest.fixture(scope="module")
 def entries():
-    return api.used(ROOT, parts.notebooks(BOOK))
+    return parts.used(BOOK)
 
 
 # ---------------------------------------------------------------------- functions
@@ -85,6 +85,11 @@ def test_functions_are_found_under_the_name_and_section_of_their_first_use(packa
     assert "section “One idea, here” <chapters/01.html#one-idea-here>`__" in page
     assert ".. py:class:: bias_tutorial.tools.deep.Thing(size=2)" in page and ".. py:property:: area" in page
     assert r"shape (n, \*space)" in page and "``(n, *space)``" in page and "__init__" not in page
+    sheets = {"chapters/01": a_notebook("from bias_tutorial.tools import made, deep", "## Task", "made(deep.Thing(1))")}
+    assert api.used(package, pages, sheets) == found
+    only = [(e.short, e.place.link) for e in api.used(package, {"chapters/01": pages["chapters/01"]}, sheets)]
+    assert only == [("tools.made", "chapters/01.html#one-idea-here"),
+                    ("tools.deep.Thing", "chapters/01.html#check-yourself")]
     assert api.introduced(found, "chapters/02").count("{py:obj}") == 1 and api.introduced(found, "words") == ""
 
 
@@ -101,6 +106,7 @@ def test_every_function_that_a_chapter_calls_is_on_the_page(entries):
                         used = any(name == full or name.startswith(f"{full}.") for name in names)
                         assert used or api.file_of(ROOT, full) or alias.name.isupper(), f"{page} imports {full}"
     assert len(names) > 100
+    assert "bias_tutorial.answer_key.solve" in names and not any(".classroom." in name for name in names)
 
 
 def test_every_function_says_what_it_does(entries):
