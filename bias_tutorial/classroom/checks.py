@@ -31,7 +31,10 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
         The range, ends included. Wide enough to give nothing away.
     """
     if not _is_number(value) or not low <= value <= high:
-        raise NotYet(f"{name} should be {_range(low, high)}; {_is(value)}.")
+        # A column or an array with one entry looks like a number when it is printed.
+        single = np.shape(value) != () and np.size(value) == 1
+        take = "Take the number out of it, for example with .item()." if single else ""
+        raise NotYet(_sentence(f"{name} should be {_range(low, high)}; {_is(value)}.", take))
 
 
 def misconception(name: str, value: Any, wrong: Mapping[float, str], within: float = 0.002) -> None:
