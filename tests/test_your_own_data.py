@@ -57,7 +57,7 @@ def test_the_report_is_a_page_that_names_nobody(executed):
     assert not re.search(r"\bS\d{3}\b", report) and "http" not in report
 
 
-def test_volumes_and_missing_cells_go_the_same_way_and_are_counted(tmp_path):
+def test_other_names_volumes_and_missing_cells_need_only_the_one_cell(tmp_path):
     """An unknown age counts neither as right nor as wrong, and a scan without a diagnosis is not called healthy."""
     study = samples.study()
     rows = pd.read_csv(study)
@@ -66,18 +66,25 @@ def test_volumes_and_missing_cells_go_the_same_way_and_are_counted(tmp_path):
         write_nifti(tmp_path / name, np.repeat(image[:, ::3, ::3, None], 3, axis=3))
     rows["age"] = rows["age"].astype(object).where(rows["subject"] > "S020", "")
     rows["diagnosis"] = rows["diagnosis"].where(rows["subject"] != "S150", "")
-    rows.to_csv(tmp_path / "study.csv", index=False)
+    unknown, ages = (rows["diagnosis"] == "").sum(), (rows["age"] == "").sum()
+    names = {"diagnosis": "Dx", "site": "MRI Scanner (model)", "sex": "Sex"}
+    rows.rename(columns=names).replace({"healthy": "CN", "sick": "AD"}).to_csv(tmp_path / "study.csv", index=False)
+    page = nbformat.read(PAGE, as_version=4)
+    told = next(cell for cell in page.cells if cell.source.startswith("target, values"))
+    for old, new in {**names, "healthy": "CN", "sick": "AD"}.items():
+        told.source = told.source.replace(f'"{old}"', f'"{new}"')
+    nbformat.write(page, tmp_path / "mine.ipynb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TQDM_DISABLE", "1")
-        papermill.execute_notebook(PAGE, tmp_path / PAGE.name, {"csv": str(tmp_path / "study.csv"), "epochs": 2},
-                                   progress_bar=False, kernel_name="python3", cwd=str(tmp_path))
+        papermill.execute_notebook(tmp_path / "mine.ipynb", tmp_path / PAGE.name,
+                                   {"csv": str(tmp_path / "study.csv"), "epochs": 2}, progress_bar=False,
+                                   kernel_name="python3", cwd=str(tmp_path))
     said = "\n".join(out.text for cell in nbformat.read(tmp_path / PAGE.name, as_version=4).cells
                      for out in cell.get("outputs", []) if out.output_type == "stream")
-    unknown, ages = (rows["diagnosis"] == "").sum(), (rows["age"] == "").sum()
-    assert f"missing cells: {{'diagnosis': {unknown}, 'age': {ages}, 'age_value': {ages}}}" in said
+    assert f"missing cells: {{'Dx': {unknown}, 'age': {ages}, 'age_value': {ages}}}" in said
     assert f"{len(rows) - unknown} scans of {rows['subject'].nunique() - 1} people, images of 14 12 3" in said
-    counts = {column: int(n) for column, n in re.findall(r"(\w+) +alone is right for \S+ of (\d+) scans", said)}
-    assert counts["age"] < counts["sex"] == counts["site"]
+    counts = {column: int(n) for column, n in re.findall(r"(\S.*?) +alone is right for \S+ of (\d+) scans", said)}
+    assert counts["age"] < counts["Sex"] == counts["MRI Scanner (model)"]
 
 
 def test_every_reader_and_argument_of_the_recipes_exists():
