@@ -179,6 +179,9 @@ class Verdict:
     def sentence(self) -> str:
         """For example 'holds in 10 of 10 seeds; mean 0.023, 95% interval 0.021 to 0.025'."""
         interval = f"95% interval {show(self.low)} to {show(self.high)}"
+        if self.claim.kind == "estimate" and self.n == 2:  # t with one degree of freedom: it says nothing but that
+            first, second = sorted(self.values)
+            return f"mean {show(self.mean)} over 2 seeds, {show(first)} and {show(second)}: too few for an interval"
         if self.claim.kind == "estimate":
             return f"mean {show(self.mean)} over {self.n} seeds, {interval}"
         if self.claim.kind == "share":

@@ -117,6 +117,9 @@ def test_every_seed_share_and_estimate():
     estimate = claim_of(kind="estimate", comparison=None, null=None)
     shown = verdict(estimate, rows_of(estimate, values))
     assert shown.k is None and shown.holds is None and "holds" not in shown.sentence()
+    two = claim_of(kind="estimate", comparison=None, null=None, seeds="0:2")
+    said = verdict(two, rows_of(two, [0.05, 0.01])).sentence()
+    assert said == "mean 0.030 over 2 seeds, 0.010 and 0.050: too few for an interval"
 
 
 def test_a_less_claim_and_a_value_without_interval():
