@@ -105,6 +105,37 @@ def test_every_reader_and_argument_of_the_recipes_exists():
     assert seen == set(known)
 
 
+def recipe(start):
+    """A recipe of the page, by how it starts."""
+    text = "\n".join(c.source for c in nbformat.read(PAGE, as_version=4).cells if c.cell_type == "markdown")
+    return next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if block.startswith(start))
+
+
+def test_recipes_for_visits_orientations_and_files_without_a_line_run(tmp_path, monkeypatch, capsys):
+    """Typed as they stand: scans of two visits in a BIDS folder, brought into one shape, one of them without a line."""
+    monkeypatch.chdir(tmp_path)
+    scope = {"pd": pd, "Path": Path}
+    for visit in ("1", "2"):
+        for name in ("sub-01", "sub-02", "sub-03"):
+            path = Path(f"my_bids_folder/{name}/ses-{visit}/anat/{name}_ses-{visit}_T1w.nii.gz")
+            path.parent.mkdir(parents=True)
+            write_nifti(path, np.full((1, 4, 5, 6), 0.1 * int(visit), np.float32))
+    Path("my_bids_folder/participants.tsv").write_text("participant_id\tdiagnosis\nsub-01\tHC\nsub-02\tAD\nsub-03\tHC\n")
+    exec(recipe("folder = Path"), scope)  # noqa: S102 - the page's own recipe
+    visits = table.read("scans.csv", image="file", patient="participant_id", targets={"diagnosis": ("HC", "AD")},
+                        seed=0, root="my_bids_folder", scale="none")
+    assert len(visits) == 6 and visits.table["patient_id"].nunique() == 3 and visits.images[5].max() == np.float32(0.2)
+
+    Path("study/images").mkdir(parents=True)
+    for k, path in enumerate(sorted(Path("my_bids_folder").rglob("*.nii.gz"))):
+        path.rename(f"study/images/{k}.nii.gz")
+    exec(recipe("import nibabel"), scope)  # noqa: S102
+    assert {read_image(path)[0].shape for path in Path("study/alike").glob("*")} == {(1, 91, 109, 91)}
+    pd.DataFrame({"file": ["images/0.nii.gz", "images/1.nii.gz"]}).to_csv("study/scans.csv")
+    exec(recipe("lines = "), scope)  # noqa: S102
+    assert sorted(ast.literal_eval(capsys.readouterr().out)) == [f"{k}.nii.gz" for k in range(2, 6)]
+
+
 # ---------------------------------------------------------------------- the study
 def test_the_study_of_the_repository_is_used_where_there_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
