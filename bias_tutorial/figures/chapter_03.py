@@ -80,8 +80,9 @@ def stored_encoding() -> pd.DataFrame:
         for label, what in ((mark, "auc"), ("disease", "disease_auc")):
             for name in _readers(mark, ("untrained", *chapter_03.CARRIED)):
                 ends = [claims.over_seeds(runs[f"{name}_{block}_{mark}_{what}"]) for block in _blocks()]
-                rows[f"{mark} images", label, name] = [f"{mean:.2f}±{high - mean:.2f}" for mean, _, high in ends]
-    return pd.DataFrame(rows, index=_blocks()).T
+                rows[mark, label, name] = [f"{mean:.2f}±{high - mean:.2f}".replace("0.", ".") for mean, _, high in ends]
+    table = pd.DataFrame(rows, index=_blocks()).T
+    return table.rename_axis(index=["images", "read", "network"])
 
 
 def stored_components(mark: str, most: int = 3) -> plotting.Figure:
