@@ -123,6 +123,25 @@ def test_the_form_of_a_master(name):
         assert masters.grader(rubric).get("locked") and "points" in masters.source(rubric), "a rubric above it, locked"
 
 
+def unanswered(master):
+    """Questions for a person whose master has no model answer of some length between the marks of a solution."""
+    found = {q.name: masters.SOLUTION.search(masters.source(master.cell(q.answer))) for q in master.questions
+             if q.by_hand}
+    return [name for name, region in found.items() if not region or not 80 <= len(region[0].split()) <= 250]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_open_question_has_a_model_answer(name):
+    assert not unanswered(masters.read(ROOT / "book" / "exercises" / f"{name}.ipynb"))
+
+
+@pytest.mark.parametrize("written", ["*Your answer here.*", "### BEGIN SOLUTION\nYour answer.\n### END SOLUTION"])
+def test_a_master_without_a_model_answer_is_found(written):
+    master = masters.read(PATHS[0])
+    master.cell("e5_answer")["source"] = written
+    assert unanswered(master) == ["e5_answer"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_list_of_answers_covers_every_graded_cell(name):
     master, listed = masters.read(ROOT / "book" / "exercises" / f"{name}.ipynb"), answers(name)
