@@ -25,9 +25,6 @@ PARTS = ("Goals", "Talking points", "Misconceptions", "Discussion", "In the room
 """Headings that the notes of every chapter have, in this order."""
 ROW = {"minutes", "what", "run", "skip", "hand_out", "offline"}
 COLUMNS = ("Clock", "Minutes", "What happens", "Run", "Skip", "Hand out", "Without network")
-QUESTIONS_ON_SLIDES = 2
-PLACEHOLDERS = ("", "your answer", "your answer here")
-"""What stands in the cell of an open-ended question whose master has no model answer."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +97,8 @@ def write_pack(out: str | Path, seed: int | None = None, root: Path = ROOT) -> l
         pages[f"{chapter.name}.html"] = (f"Chapter {int(number)}: {chapter.title}",
                                          chapter_page(chapter, found.get(chapter.name)))
         goals = texts.items(texts.filled(texts.sections(chapter.notes)["Goals"], f"{number}.md"))
-        decks[f"{chapter.name}.pptx"] = slides.write(chapter.title, goals, planned[number],
-                                                     chapter.quiz[:QUESTIONS_ON_SLIDES], f"slides.yml, {number}")
+        decks[f"{chapter.name}.pptx"] = slides.write(chapter.title, goals, planned[number], chapter.quiz,
+                                                     f"slides.yml, {number}")
     for name, title, text in sheets:
         pages[f"{name}.html"] = (title, text)
     course = texts.filled((source / "course.md").read_text(encoding="utf-8"), "course.md")
@@ -225,16 +222,15 @@ def _answers(master: masters.Master) -> list[str]:
             if masters.HEADING.search(text) or "rubric" in text.lower():
                 parts.append(re.sub(r"^#", "##", text, flags=re.M))
         elif name in questions and not questions[name].by_hand:
-            parts += ["**Solution**", texts.fenced("\n".join(
-                line for line in text.splitlines() if not line.strip().startswith(("### BEGIN", "### END"))))]
+            parts += ["**Solution**", texts.fenced(_unmarked(text))]
         elif name in questions:
-            text = "\n".join(line for line in text.splitlines()
-                             if not line.strip().startswith(("### BEGIN", "### END")))
-            if text.strip("*_. \n").casefold() in PLACEHOLDERS:
-                parts.append("*Graded by hand, with the rubric. The master holds no model answer.*")
-            else:
-                parts += ["**What a good answer holds** (graded by hand)", re.sub(r"^#", "##", text, flags=re.M)]
+            parts += ["**What a good answer holds** (graded by hand)", re.sub(r"^#", "##", _unmarked(text), flags=re.M)]
     return parts
+
+
+def _unmarked(text: str) -> str:
+    """A solution without the marks around it."""
+    return "\n".join(line for line in text.splitlines() if not line.strip().startswith(("### BEGIN", "### END")))
 
 
 def _contents(sheets, chapters: Mapping[str, Chapter], found: Mapping[str, masters.Master]) -> str:

@@ -81,7 +81,7 @@ def _resolved(value: Any, where: str) -> Any:
 # ---------------------------------------------------------------------- the file
 def write(title: str, goals: Sequence[str], planned: Sequence[Mapping[str, Any]], questions: Sequence[Mapping],
           where: str) -> bytes:
-    """Make the slides of a chapter: title, goals, one slide for each figure, two questions; a PowerPoint file.
+    """Make the slides of a chapter: title, goals, one slide for each figure and question; a PowerPoint file.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def write(title: str, goals: Sequence[str], planned: Sequence[Mapping[str, Any]]
         Each with ``title``, ``figure`` (name of a function), ``with`` (its arguments, may be left out), ``says`` (key
         sentences, with tags) and ``notes`` (for the speaker, with tags).
     questions : sequence of mapping
-        Of the quiz; the answers go to the notes.
+        All of the quiz, numbered in its order, so that a run sheet can name some; the answers go to the notes.
     where : str
         What to call it in an error.
 
@@ -130,8 +130,8 @@ def write(title: str, goals: Sequence[str], planned: Sequence[Mapping[str, Any]]
         _text(slide, [filled(text, here) for text in plan["says"]], top=top, high=1.4, points=20, left=left)
         _text(slide, [SIMULATED], top=7.0, high=0.4, points=12)
         _notes(slide, filled(plan["notes"], here))
-    for question in questions:
-        slide = _slide(deck, "Check yourself")
+    for number, question in enumerate(questions, 1):
+        slide = _slide(deck, f"Check yourself: question {number}")
         options = [f"{letter}) {a['answer']}" for letter, a in zip("abcdefgh", question["answers"], strict=False)]
         _text(slide, [said(text) for text in (question["question"], *options)], top=1.5, high=5.0, points=22)
         _notes(slide, "\n".join(f"{letter}) {'RIGHT. ' if a['correct'] else ''}{said(a['feedback'])}"
