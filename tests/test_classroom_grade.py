@@ -216,7 +216,7 @@ def test_pages_of_different_students_have_different_names():
 # ---------------------------------------------------------------------- what will be run
 def test_the_plan_of_an_ordinary_sheet(sheet):
     plan = submission.plan(masters.read(FOLDER / f"{SHEET}.ipynb"), sheet)
-    assert not plan.notes
+    assert not plan.notes and plan.other_seed is None
     judged = [step.judge.name for step in plan.steps if step.judge]
     assert judged == ["e1_test", "e2_test", "e3_test", "e4_test"]
     labels = [step.label for step in plan.steps]
@@ -239,6 +239,16 @@ def test_the_plan_when_cells_are_gone_moved_or_there_twice(sheet):
     said = " ".join(plan.notes)
     for words in ("e1_test is missing", "e2_answer is missing", "draws the numbers is missing", "e3_answer occurs 2"):
         assert words in said, said
+
+
+def test_a_sheet_of_another_seed_is_known_by_it(sheet):
+    notebook, other = json.loads(json.dumps(sheet)), masters.read(FOLDER / f"{SHEET}.ipynb", 7)
+    plan = submission.plan(other, notebook)
+    assert plan.other_seed == 0 and "The sheet has SEED = 0, the class 7." in " ".join(plan.notes)
+    numbers = next(cell for cell in notebook["cells"] if masters.is_numbers(cell))
+    for written, seed in (("SEED = 7", None), ("SEED = 8", 8), ("SEED = eight", None), ("SEED = " + "9" * 5000, None)):
+        numbers["source"] = masters.source(other.numbers).replace("SEED = 7", written)
+        assert submission.plan(other, notebook).other_seed == seed, written[:20]
 
 
 # ---------------------------------------------------------------------- processes side by side

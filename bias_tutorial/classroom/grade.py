@@ -19,7 +19,7 @@ from . import feedback, host, judge, masters, pool, sheets, submission
 from .host import Limits
 from .submission import Excluded
 
-FORMAT = 1  # of the kept results; another number grades everything again
+FORMAT = 2  # of the kept results; another number grades everything again
 IGNORED = {"timestamp.txt"}  # nbgrader puts it beside a submission
 
 
@@ -174,7 +174,7 @@ class Grader:
         plan = submission.plan(bench.master, submission.read(Path(task.path)))
         record = judge.judge(bench, plan, self.host)
         record |= {"student": task.student, "sheet": task.sheet, "path": task.path, "notes": plan.notes,
-                   "written": plan.written}
+                   "other_seed": plan.other_seed, "written": plan.written}
         write_text(task.result, json.dumps(record, indent=1))
         return task.result
 

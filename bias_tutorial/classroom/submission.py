@@ -12,6 +12,7 @@ from . import masters, sheets
 LARGEST = 20 * 2**20  # bytes of a file
 MOST_CELLS = 400
 _DRAWS = re.compile(r"^numbers\s*=\s*draw\(", re.M)
+_SEED = re.compile(r"^SEED = (\d{1,18})\b", re.M)
 _SPARE = re.compile(r"^[\s_.()-]+|[\s_.()-]+$")
 UNTOUCHED = "YOUR ANSWER HERE"
 
@@ -51,11 +52,14 @@ class Plan:
         What the student wrote in each answer cell, by its name.
     notes : list of str
         What is unusual, in sentences.
+    other_seed : int, optional
+        What the sheet was drawn with, where that is not the seed of the class.
     """
 
     steps: list[Step] = field(default_factory=list)
     written: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    other_seed: int | None = None
 
 
 def read(path: Path) -> dict:
@@ -149,7 +153,7 @@ def plan(master: masters.Master, notebook: dict) -> Plan:
     for name, times in seen.items():
         if times > 1:
             made.notes.append(f"The cell {name} occurs {times} times; its tests were run after the last.")
-    numbers = _numbers(master, code, made.notes)
+    numbers = _numbers(master, code, made)
     last = {name: k for k, name, _, _ in code if name}
     waiting = [q for q in master.questions if not q.by_hand]
     if numbers is None:
@@ -179,16 +183,17 @@ def plan(master: masters.Master, notebook: dict) -> Plan:
     return made
 
 
-def _numbers(master: masters.Master, code: list, notes: list[str]) -> int | None:
-    """Position of the cell that draws the numbers; notes a change of it."""
+def _numbers(master: masters.Master, code: list, made: Plan) -> int | None:
+    """Position of the cell that draws the numbers; the plan notes a change of it."""
     found = [(k, text) for k, name, text, cell in code
              if name is None and (masters.is_numbers(cell) or _DRAWS.search(text))]
     if not found:
         return None
     position, text = found[0]
     if text.strip() != masters.source(master.numbers).strip():
-        seed = re.search(r"^SEED = (\d+)", text, re.M)
-        other = f" The sheet has SEED = {seed[1]}, the class {master.seed}." if seed and int(
-            seed[1]) != master.seed else ""
-        notes.append(f"The cell that draws the numbers was changed; the master's was run.{other}")
+        seed, other = _SEED.search(text), ""
+        if seed and int(seed[1]) != master.seed:
+            made.other_seed = int(seed[1])
+            other = f" The sheet has SEED = {made.other_seed}, the class {master.seed}."
+        made.notes.append(f"The cell that draws the numbers was changed; the master's was run.{other}")
     return position
