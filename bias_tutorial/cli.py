@@ -153,7 +153,7 @@ def build(
 def grade(
     submissions: Annotated[Path, typer.Argument(help="Folder with one folder for each student, or with files named "
                                                      "student_sheet.ipynb.")],
-    out: Annotated[Path, typer.Option(help="Table to write (.csv); feedback pages go beside it.")],
+    out: Annotated[Path, typer.Option(help="Table to write (.csv); pages go beside it.")],
     seed: Annotated[int | None, typer.Option(help="With which the class's sheets were made.")] = None,
     masters: Annotated[Path, typer.Option(help="Folder of the master notebooks.")] = Path("book/exercises"),
     workers: Annotated[int, typer.Option(help="Submissions graded at a time.")] = 2,
@@ -174,7 +174,14 @@ def grade(
     if done.weaker:
         typer.secho("This system does not keep submissions apart as Linux does: Python alone refuses network and "
                     "files. See the instructor's page on grading.", fg="yellow", err=True)
-    typer.secho(f"✓ {out}: {done.graded} graded ({done.kept} from before), {len(done.excluded)} not", fg="green")
+    typer.secho(f"✓ {out}: {done.graded} graded ({done.kept} from before), {len(done.excluded)} not; feedback pages in "
+                f"{grading.beside(out, 'feedback')}", fg="green")
+    typer.echo(f"Open answers for a person to grade: {done.open_answers}, all on one page, "
+               f"{grading.beside(out, 'open_answers.html')}")
+    if done.other_seed:
+        typer.secho(f"Sheets drawn with another seed than {'the public one' if seed is None else seed}: "
+                    f"{done.other_seed}. If that is your class's seed, grade again with it as --seed.", fg="yellow",
+                    err=True)
 
 
 @classroom.command()

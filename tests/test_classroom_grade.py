@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def test_every_kind_gets_its_points_after_a_kill(graded):
     assert not result["faults"], result["faults"]
     assert result["killed"] and result["returned"] == 0, result
     assert set(rows) == set(ROUTINE) and {row["status"] for row in rows.values()} == {"graded"}
-    assert f"12 graded ({result['kept']} from before), 0 not" in result["said"]
+    assert f"12 graded ({result['kept']} from before), 0 not; feedback pages in " in result["said"]
+    assert "grade: 11, all on one page" in result["said"], "one of the twelve is untouched"
+    assert "another seed" not in result["said"]
     assert 4 <= result["kept"] < 12
 
 
@@ -72,6 +75,31 @@ def test_what_a_page_shows_is_escaped():
               "cells": [{"label": "e1_answer", "printed": evil, "said": evil, "raised": ""}]}
     text = feedback.page(master, record, grade.points(master, record))
     assert "<script" not in text and text.count("&lt;script&gt;") >= 5 and text.encode()
+
+
+def test_all_open_answers_stand_on_one_page_with_the_rubric(graded):
+    folder, _, rows = graded
+    text = (folder / "grades_open_answers.html").read_text(encoding="utf-8")
+    assert re.findall("<h3>(.*)</h3>", text) == ["Exercise 5 (open-ended, 6 points)",
+                                                 *sorted(row["student"] for row in rows.values())]
+    assert text.count("No answer was written here.") == 1 and text.count("A model answer: Overall accuracy") == 11
+    assert text.count("A manufacturer writes") == 1 == text.count("names one limit of simulated patients")
+    assert "HIDDEN" not in text and "<script" not in text and "src=" not in text
+
+
+def test_each_sheet_has_its_section_and_what_students_wrote_is_escaped():
+    found, evil = masters.read_all(FOLDER), '<script>alert(1)</script>"\ud800'
+    records = [{"student": f"{evil}{who}", "sheet": name, "written": written}
+               for name in found for who, written in (("b", {}), ("a", {"e5_answer": evil, "e6_answer": evil,
+                                                                        "e7_answer": evil}))]
+    asked = feedback.open_answers(found, records)
+    assert [each["title"] for each in asked] == [master.title for master in found.values()]
+    assert all([answer["untouched"] for answer in each["answers"]] == [False, True] for each in asked)
+    assert all("ubric" in each["asked"] or "is graded" in each["asked"] for each in asked)
+    text = feedback.open_page(asked)
+    assert "<script" not in text and text.count("&lt;script&gt;") == 3 * len(found) and text.encode()
+    assert text.count("<table>") == sum("|---|" in each["asked"] for each in asked) > 0, "rubrics are rendered"
+    assert feedback.open_page([]).count("<section>") == 0
 
 
 @pytest.mark.parametrize(("written", "shown"), [

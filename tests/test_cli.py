@@ -277,6 +277,20 @@ def test_classroom_builds_and_says_plainly_what_is_missing(tmp_path, monkeypatch
     assert result.exit_code == 2 and "there is no such folder" in result.output
 
 
+@pytest.mark.parametrize(("options", "other_seed", "said"), [
+    ((), 0, None), ((), 2, "another seed than the public one: 2."), (("--seed", "0"), 3, "another seed than 0: 3.")])
+def test_a_grading_ends_with_what_is_left_to_do(tmp_path, monkeypatch, options, other_seed, said):
+    from bias_tutorial.classroom import grade
+
+    monkeypatch.setattr(grade, "grade", lambda *settings: grade.Report(5, 1, {"x": "is a link"}, False, 4, other_seed))
+    result = run("classroom", "grade", str(tmp_path), "--out", str(tmp_path / "grades.csv"), *options)
+    assert result.exit_code == 0 and "not graded: x is a link" in result.output
+    for words in ("5 graded (1 from before), 1 not; feedback pages in", "grades_feedback",
+                  "Open answers for a person to grade: 4, all on one page,", "grades_open_answers.html"):
+        assert words in result.output, words
+    assert said in result.output if said else "another seed" not in result.output
+
+
 def test_a_capstone_is_made_and_its_form_scored(tmp_path):
     made = run("classroom", "capstone", "--seed", "12", "--out", str(tmp_path / "brief"), "--n", "1200")
     assert made.exit_code == 0 and "hand out" in made.output

@@ -53,12 +53,23 @@ class Report:
         File, and why it was not graded.
     weaker : bool
         True when the system could not keep the code apart as Linux does.
+    open_answers : int
+        Written by students and left to a person.
+    other_seed : int
+        Submissions drawn with another seed than the class's.
     """
 
     graded: int
     kept: int
     excluded: dict[str, str]
     weaker: bool
+    open_answers: int
+    other_seed: int
+
+
+def beside(out: Path, what: str) -> Path:
+    """Where something lies that belongs to a table: ``feedback`` and ``results`` (folders), ``open_answers.html``."""
+    return out.with_name(f"{out.stem}_{what}")
 
 
 def grade(folder: str | Path, out: str | Path, exercises: str | Path = "book/exercises", seed: int | None = None,
@@ -71,7 +82,8 @@ def grade(folder: str | Path, out: str | Path, exercises: str | Path = "book/exe
         Submissions, as ``<student>/<sheet>.ipynb``, as nbgrader keeps them (``<student>/<sheet>/<sheet>.ipynb``) or as
         ``<student>_<sheet>.ipynb``.
     out : path
-        The table, ending in ``.csv``. Beside it a folder of feedback pages and one of results are made.
+        The table, ending in ``.csv``. Beside it (:func:`beside`) a folder of feedback pages and one of results are
+        made, and a page with all answers that a person grades.
     exercises : path
         Folder of the masters.
     seed : int, optional
@@ -93,7 +105,7 @@ def grade(folder: str | Path, out: str | Path, exercises: str | Path = "book/exe
     folder, out, limits = Path(folder), Path(out), Limits() if limits is None else limits
     _check(folder, out, workers, limits)
     found = masters.read_all(exercises, seed)
-    results = out.with_name(f"{out.stem}_results")
+    results = beside(out, "results")
     tasks, excluded = listed(folder, results, found, limits)
     try:
         with FileLock(_made(results) / ".lock", timeout=0):
@@ -109,12 +121,16 @@ def grade(folder: str | Path, out: str | Path, exercises: str | Path = "book/exe
                         excluded[_name(task.path, folder)] = f"the grading itself failed: {ended}"
             kept = [task for task in tasks if Path(task.result).is_file()]
             records = [json.loads(Path(task.result).read_text(encoding="utf-8")) for task in kept]
+            asked = feedback.open_answers(found, records)
+            write_text(beside(out, "open_answers.html"), feedback.open_page(asked))
             _pages(out, found, records)
             _table(out, folder, found, records, excluded)
     except Timeout:
         raise ValueError(f"another grading is at work on '{out}'") from None
     weaker = any("network" not in record["separate"] for record in records)
-    return Report(len(records), len(before), excluded, weaker)
+    waiting = sum(not answer["untouched"] for each in asked for answer in each["answers"])
+    other_seed = sum(record["other_seed"] is not None for record in records)
+    return Report(len(records), len(before), excluded, weaker, waiting, other_seed)
 
 
 def listed(folder: Path, results: Path, found: Mapping[str, masters.Master],
@@ -215,7 +231,7 @@ def _table(out: Path, folder: Path, found: Mapping[str, masters.Master], records
 
 
 def _pages(out: Path, found: Mapping[str, masters.Master], records: list[dict]) -> None:
-    folder = out.with_name(f"{out.stem}_feedback")
+    folder = beside(out, "feedback")
     for record in records:
         master = found[record["sheet"]]
         write_text(folder / feedback.file_name(record["student"], record["sheet"]),
@@ -236,10 +252,10 @@ def _check(folder: Path, out: Path, workers: int, limits: Limits) -> None:
 
 def _covered(folder: Path, out: Path, exercises: Path) -> list[str]:
     """What no submission may read: masters, other people's work, grades, and where these are kept once more."""
-    beside = [out.with_name(f"{out.stem}_{what}") for what in ("results", "feedback")]
+    made = [beside(out, what) for what in ("results", "feedback", "open_answers.html")]
     again = (".git", "dist", "tests/classroom")  # of the repository that the masters are kept in
     above = [parent / name for parent in exercises.resolve().parents[:2] for name in again]
-    return [str(path.resolve()) for path in (folder, out, *beside, exercises, *above)]
+    return [str(path.resolve()) for path in (folder, out, *made, exercises, *above)]
 
 
 def _made(folder: Path) -> Path:
