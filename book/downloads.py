@@ -8,6 +8,7 @@ The same files give the same bytes.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -46,11 +47,16 @@ def beside(book) -> list[Path]:
 
 
 def notebooks(book) -> Path:
-    """All notebooks without results, with the licences, in the folder of downloads of the built book."""
+    """All notebooks without results and the sheets, with the licences, in the folder of downloads of the built book."""
     folder = parts.NOTEBOOKS.removesuffix(".zip")
     files = [(f"{folder}/{path.relative_to(book.source).as_posix()}", path) for path in book.chapters()]
     files += [(f"{folder}/{path.name}", path) for path in beside(book)]
-    return pack(book.build / "html" / parts.DOWNLOADS / parts.NOTEBOOKS, files)
+    files += [(f"{folder}/sheets/{path.name}", path) for path in parts.sheets(book)]
+    target = book.build / "html" / parts.DOWNLOADS
+    for path in parts.sheets(book):
+        (target / "sheets").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / "sheets")
+    return pack(target / parts.NOTEBOOKS, files)
 
 
 def whole(book) -> Path:

@@ -140,7 +140,19 @@ def downloads(book) -> str:
     return "\n".join([
         "```{raw} html", f'<ul>{"".join(rows)}</ul>',
         f'<p><a href="{DOWNLOADS}/{NOTEBOOKS}" download>All notebooks in one archive ({NOTEBOOKS})</a></p>', "```", "",
-        "## The whole book", "", "```{raw} html", kept_place("pdf"), kept_place("zip"), "```"])
+        *sheet_links(book), "## The whole book", "", "```{raw} html", kept_place("pdf"), kept_place("zip"), "```"])
+
+
+def sheets(book) -> list[Path]:
+    """The students' copies of the graded sheets, in order."""
+    return sorted((book.source / "exercises" / "student").glob("*.ipynb"))
+
+
+def sheet_links(book) -> list[str]:
+    """Links to the graded sheets, if there are any; :func:`downloads.notebooks` puts them there."""
+    rows = [f'<li>{html.escape(title_of(path))}: <a href="{DOWNLOADS}/sheets/{path.name}" download>{path.name}</a></li>'
+            for path in sheets(book)]
+    return ["## Graded sheets", "", "```{raw} html", f'<ul>{"".join(rows)}</ul>', "```", ""] if rows else []
 
 
 LATER = {"pdf": "As one PDF: <code>make pdf</code> in the repository makes it.",

@@ -194,5 +194,11 @@ def test_the_archive_holds_the_book_and_its_licences_and_is_always_the_same(buil
 
 
 def test_the_notebooks_go_with_their_licence(built):
+    sheet = built.source / "exercises" / "student" / "01_first.ipynb"
+    sheet.parent.mkdir(parents=True)
+    nbformat.write(a_notebook(), sheet)
     with zipfile.ZipFile(downloads.notebooks(built)) as archive:
-        assert archive.namelist() == ["where-bias-hides-notebooks/01_first.ipynb", "where-bias-hides-notebooks/LICENSE"]
+        names = ("01_first.ipynb", "LICENSE", "sheets/01_first.ipynb")
+        assert archive.namelist() == [f"where-bias-hides-notebooks/{name}" for name in names]
+    link = re.search(r'href="(\S+)" download>01_first', "".join(parts.sheet_links(built)))[1]
+    assert (built.build / "html" / link).read_bytes() == sheet.read_bytes()
