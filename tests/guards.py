@@ -65,7 +65,7 @@ GUARDS = [
           "bad = torch.nonzero(~(lowest > 0)).flatten().tolist()", "bad = []",
           PYTEST + "tests/test_world.py -k folds", "DID NOT RAISE"),
     Guard("counterfactual that changes nothing", "bias_tutorial/simulate/__init__.py",
-          "**{k: int(v) for k, v in attributes.items()}}", "}",
+          'changes = {**cohort.meta["counterfactual"], **changes}', 'changes = {**cohort.meta["counterfactual"]}',
           PYTEST + "tests/test_world.py -k twin", "test_a_twin_differs_in_the_one_effect_alone"),
     # The book
     Guard("cache key that forgets the package", "book/execution.py",
