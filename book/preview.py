@@ -84,9 +84,9 @@ def package_of(root: Path) -> Iterator[None]:
 
 
 def sources(root: Path) -> dict[str, Path]:
-    """Pages of the book of a repository: name below ``book/`` and file."""
+    """Pages of the book of a repository: name below ``book/`` and file. Exercises are sheets, no pages."""
     book = root / "book"
-    found = [*book.glob("*.md"), *book.glob("*.ipynb"), *book.glob("*/[0-9][0-9]_*.ipynb")]
+    found = [*book.glob("*.md"), *book.glob("*.ipynb"), *book.glob("chapters/[0-9][0-9]_*.ipynb")]
     names = {path.relative_to(book).as_posix(): path for path in sorted(found)}
     return {name: path for name, path in names.items() if not name.startswith("_build/")}
 

@@ -49,6 +49,16 @@ def test_nothing_changed_runs_nothing(repository, monkeypatch):
     assert "Nothing: no page has another" in made(repository)
 
 
+def test_sheets_are_no_pages_and_leave_the_runs_of_the_chapters_alone(repository):
+    sheet = repository / "book" / "exercises" / "01_first.ipynb"
+    sheet.parent.mkdir()
+    nbformat.write(notebook("print('a sheet')"), sheet)
+    (repository / "bias_tutorial" / "__init__.py").write_text("NUMBER = 22\n")
+    assert "a sheet" not in made(repository)
+    ran = nbformat.read(repository / "book" / "_build" / "executed" / "01_first.ipynb", as_version=4)
+    assert ran.cells[1].outputs[0].text == "result 22\n"
+
+
 def test_a_change_of_the_package_shows_where_the_output_differs(repository, monkeypatch):
     (repository / "bias_tutorial" / "__init__.py").write_text("NUMBER = 22\n")
     page = made(repository)

@@ -77,12 +77,12 @@ def stored_encoding() -> pd.DataFrame:
     """Stored runs of chapter 3: held-out AUC with half its 95% interval over seeds, by what is read, network, block."""
     rows, runs = {}, _layers()
     for mark in chapter_03.MARKS:
-        for label, what in ((mark, "auc"), ("disease", "disease_auc")):
+        short = "shape" if mark == "morphology" else mark
+        for label, what in ((short, "auc"), (f"disease, {short} images", "disease_auc")):
             for name in _readers(mark, ("untrained", *chapter_03.CARRIED)):
                 ends = [claims.over_seeds(runs[f"{name}_{block}_{mark}_{what}"]) for block in _blocks()]
-                rows[mark, label, name] = [f"{mean:.2f}±{high - mean:.2f}".replace("0.", ".") for mean, _, high in ends]
-    table = pd.DataFrame(rows, index=_blocks()).T
-    return table.rename_axis(index=["images", "read", "network"])
+                rows[label, name] = [f"{mean:.2f}±{high - mean:.2f}".replace("0.", ".") for mean, _, high in ends]
+    return pd.DataFrame(rows, index=_blocks()).T.rename_axis(index=["read", "network"])
 
 
 def stored_components(mark: str, most: int = 3) -> plotting.Figure:
