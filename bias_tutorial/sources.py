@@ -43,7 +43,7 @@ _TAG = re.compile(rf"(?P<minus>-?)(?P<kind>\w+):(?P<name>[^*~]+?)(?:\s*\*\s*(?P<
 _CALL = re.compile(r"(?P<function>\w+)\((?P<arguments>[^()]*)\)(?P<path>(?:\.\w+)*)")
 _LINK = re.compile(r"\bdoi:|\barXiv |\bgithub\.com/")
 # What a data card says of a set that others made; our own measurements stand in other paragraphs.
-_FACTS = re.compile(r"(?ms)^\*(?:What|Source|Access|Who is missing|Why not [^*\n]+):?\*.*?(?=\n\n|\Z)")
+_FACTS = re.compile(r"(?ms)^\*(?:What|Source|Access|Who is missing|Why not [^*\n]+):?\*.*?(?=\n\n|\n\*[A-Z]|\Z)")
 _BARE = ("7", ".205", "12,000 ", "45%", "45 %", "1e-4", "10 of 10", "3 to 4", "= 3", "of 12", "is .205", "was 7")
 
 

@@ -23,6 +23,7 @@ def test_a_number_is_one_and_lies_where_it_may():
         says("gap should be a number between -1 and 1; it is ", checks.number, "gap", value, low=-1, high=1)
     says("it is 'a lot'.", checks.number, "gap", "a lot")
     says("Take the number out of it", checks.number, "gap", pd.Series([0.2]))
+    says("it is", checks.number, "gap", [0.1, [0.2, 0.3]])
     says("not answered yet", checks.number, "gap", ...)
     says("at least 0", checks.number, "n", -3, low=0)
     says("at most 0", checks.number, "n", 3, high=0)

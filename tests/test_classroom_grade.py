@@ -102,13 +102,19 @@ def test_each_sheet_has_its_section_and_what_students_wrote_is_escaped():
     assert feedback.open_page([]).count("<section>") == 0
 
 
-@pytest.mark.parametrize(("written", "shown"), [
-    ("YOUR ANSWER HERE", False), ("YOUR ANSWER HERE\n\nThe sick pay.", True), (None, False),
-    ("# YOUR CODE HERE\nraise NotImplementedError()", False), ("who = 1\nraise NotImplementedError()", True)])
-def test_an_answer_beside_the_line_it_should_replace_is_shown(written, shown):
+STUB = "# YOUR CODE HERE\nraise NotImplementedError()"
+
+
+@pytest.mark.parametrize(("by_hand", "written", "shown"), [
+    (True, "YOUR ANSWER HERE", False), (True, "YOUR ANSWER HERE\n\nThe sick pay.", True), (True, None, False),
+    (True, "from the table: the sick pay", True), (True, "# The sick pay", True),
+    (False, STUB, False), (False, f"import numpy\n{STUB}", False), (False, f"who = 1\n{STUB}", True),
+    (False, None, False)])
+def test_an_answer_beside_the_line_it_should_replace_is_shown(by_hand, written, shown):
     master = masters.read(FOLDER / f"{SHEET}.ipynb")
+    asked = next(q.answer for q in master.questions if q.by_hand == by_hand)
     record = {"student": "Ann", "sheet": SHEET, "notes": [], "questions": {}, "cells": [],
-              "written": {q.answer: "x = 1" for q in master.questions} | {"e5_answer": written}}
+              "written": {q.answer: "x = 1" for q in master.questions} | {asked: written}}
     text = feedback.page(master, record, grade.points(master, record))
     assert ("No answer was written here." not in text) == shown
 

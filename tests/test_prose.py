@@ -227,9 +227,9 @@ def test_every_other_page_is_checked_wherever_it_lies(tmp_path):
 
 def test_a_data_card_is_covered_by_the_source_it_names(tmp_path):
     facts = "*What:* 3,064 slices\nof 233 patients.\n*Source:* Cheng et al., {}\n\n"
-    cards = "# Cards\n\n## sets\n\n" + facts + "## more\n\n" + facts + "*What it takes:* 16 s.\n"
+    cards = "# Cards\n\n## sets\n\n" + facts + "## more\n\n" + facts + "*Access:* in 2 parts.\n*What it takes:* 16 s.\n"
     places = [fault.partition(":")[0] for fault in check_cards(cards.format("in print", "doi:10.1/x"), "README.md")]
-    assert places == ["README.md, line 5", "README.md, line 5", "README.md, line 15"]
+    assert places == ["README.md, line 5", "README.md, line 5", "README.md, line 16"]
     (tmp_path / "data").mkdir()
     for name in ("README.md", "data/README.md"):
         (tmp_path / name).write_text("## sets\n\n*What:* 3,064 slices.\n*Source:* doi:10.1000/x\n\nThey take 16 s.\n")

@@ -32,7 +32,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     """
     if not _is_number(value) or not low <= value <= high:
         # A column or an array with one entry looks like a number when it is printed.
-        single = np.shape(value) != () and np.size(value) == 1
+        single = isinstance(value, np.ndarray | pd.Series) and value.ndim and value.size == 1
         take = "Take the number out of it, for example with .item()." if single else ""
         raise NotYet(_sentence(f"{name} should be {_range(low, high)}; {_is(value)}.", take))
 

@@ -32,7 +32,7 @@ def page(master: masters.Master, record: Mapping[str, Any], points: Mapping[str,
     exercises = []
     for q in master.questions:
         written = record["written"].get(q.answer)
-        untouched = _untouched(written)
+        untouched = _open(record["student"], written)["untouched"] if q.by_hand else _untouched(written)
         exercises.append({"question": q, "points": points[q.name], "written": written, "untouched": untouched,
                           "said": record["questions"].get(q.name, {}).get("said", ""),
                           "passed": record["questions"].get(q.name, {}).get("passed", False),
@@ -109,10 +109,10 @@ def _rendered(name: str, **values: Any) -> str:
 
 
 def _untouched(written: str | None) -> bool:
-    """True where a cell is as handed out. Many write above or below the line they should have replaced."""
+    """True where a cell for code is as handed out. Many write above or below the line they should have replaced."""
     lines = [line.strip() for line in (written or "").splitlines()]
     lines = [line for line in lines if line and not line.startswith(("#", "import ", "from "))]
-    return not lines or lines in ([UNTOUCHED], ["raise NotImplementedError()"])
+    return not lines or lines == ["raise NotImplementedError()"]  # nbgrader's stub
 
 
 def file_name(student: str, sheet: str) -> str:
